@@ -1,0 +1,1 @@
+"""One script a page: widgets, one call into phenokit, draw."""

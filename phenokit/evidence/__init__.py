@@ -1,0 +1,1 @@
+"""Arrays to claims with their uncertainty."""

@@ -1,0 +1,1 @@
+"""Network input to similarities and logits."""

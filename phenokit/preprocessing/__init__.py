@@ -1,0 +1,1 @@
+"""Recording to Recording to network input."""

@@ -1,0 +1,1 @@
+"""File to Recording or table, behind strict checks."""

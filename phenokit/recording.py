@@ -1,0 +1,144 @@
+"""Recording: one continuous multichannel signal of one patient, and the twelve leads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+"""The twelve standard leads in the order in which every network reads them."""
+
+INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+"""The eight leads that are measured; the other four follow from I and II."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A warning that travels with a recording: an outcome code and one sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One continuous multichannel signal of one patient.
+
+    Attributes
+    ----------
+    signal
+        Shape ``(channel, sample)``, float64, in `unit`; NaN where no sample was recorded.
+    channels
+        A name for each channel; for a 12-lead ECG they are `LEADS`.
+    sampling_rate
+        Samples a second (Hz), as recorded.
+    record_id
+        File stem or the id in the data set. Text of unknown origin: escape it where shown.
+    unit
+        ``"mV"`` for an ECG, ``"uV"`` for an iEEG.
+    resolution
+        Unit a digital step, shape ``(channel,)``; ``None`` where the format does not say.
+    patient_id
+        ``None`` where unknown.
+    age, sex
+        Years; ``"female"`` or ``"male"``; ``None`` where unknown.
+    source_format
+        What was read, in words: ``"WFDB"``, ``"DICOM ECG"``.
+    sha256
+        Of the bytes that were read: the provenance of every number that follows.
+    derived
+        Leads computed from others rather than recorded.
+    extra_channels
+        Channels of the file that are not in `channels` (V3R, V7 ...): listed, not read.
+    notices
+        Warnings raised while reading.
+    """
+
+    signal: Float[np.ndarray, "channel sample"]
+    channels: tuple[str, ...]
+    sampling_rate: float
+    record_id: str
+    unit: str = "mV"
+    resolution: Float[np.ndarray, " channel"] | None = None
+    patient_id: str | None = None
+    age: float | None = None
+    sex: str | None = None
+    source_format: str = "array"
+    sha256: str = ""
+    derived: tuple[str, ...] = ()
+    extra_channels: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = field(default=())
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.signal.shape[1] / self.sampling_rate
+
+    def channel(self, name: str) -> Float[np.ndarray, " sample"]:
+        """Signal of one channel."""
+        return self.signal[self.channels.index(name)]
+
+
+def derive_limb_leads(
+    lead_i: Float[np.ndarray, " sample"], lead_ii: Float[np.ndarray, " sample"]
+) -> Float[np.ndarray, "lead sample"]:
+    """III, aVR, aVL and aVF from I and II (Einthoven, Goldberger).
+
+    Parameters
+    ----------
+    lead_i, lead_ii
+        Shape ``(sample,)``, the same unit.
+
+    Returns
+    -------
+    np.ndarray
+        III = II - I, aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2;
+        shape ``(4, sample)``.
+    """
+    return np.stack(
+        [
+            lead_ii - lead_i,
+            -(lead_i + lead_ii) / 2,
+            lead_i - lead_ii / 2,
+            lead_ii - lead_i / 2,
+        ]
+    )
+
+
+def standard_lead(name: str) -> str | None:
+    """The standard spelling of a lead name; ``None`` if it is not one of the twelve.
+
+    Case, white space, a leading "lead" and the HL7 and DICOM prefix ``MDC_ECG_LEAD_``
+    are ignored.
+
+    Examples
+    --------
+    >>> standard_lead("AVR"), standard_lead("Lead i"), standard_lead("V7")
+    ('aVR', 'I', None)
+    """
+    key = name.strip().lower().removeprefix("mdc_ecg_lead_")
+    key = key.removeprefix("lead").strip(" _-")
+    return _BY_LOWER_NAME.get(key)
+
+
+def lead_positions(names: Sequence[str]) -> dict[str, int]:
+    """Position of each standard lead among `names`; names that are no lead are left out.
+
+    Raises
+    ------
+    ValueError
+        If two names mean the same lead.
+    """
+    positions: dict[str, int] = {}
+    for position, name in enumerate(names):
+        lead = standard_lead(name)
+        if lead is None:
+            continue
+        if lead in positions:
+            raise ValueError(f"lead {lead} occurs twice")
+        positions[lead] = position
+    return positions
+
+
+_BY_LOWER_NAME = {lead.lower(): lead for lead in LEADS}

@@ -1,0 +1,1 @@
+"""Recordings and cohorts with known truth."""

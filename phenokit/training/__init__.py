@@ -1,0 +1,1 @@
+"""Fit, project, calibrate, evaluate: the only code that changes weights."""
