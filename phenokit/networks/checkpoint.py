@@ -81,7 +81,7 @@ _DTYPES = {
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 WEIGHT_DTYPES = ("float16", "float32")
 ALL_DTYPES = tuple(dtype.name for dtype in _DTYPES.values())
-_TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-/]{1,200}")
+_TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _BUNDLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.]+)")
 _MADE_FOR = "made_for"
@@ -592,7 +592,6 @@ def _format_prototypes(prototypes: pd.DataFrame, made_for: Mapping[str, str]) ->
         buffer,
         compression="zstd",
         write_page_checksum=True,
-        store_schema=False,
     )
     return buffer.getvalue()
 
