@@ -22,12 +22,11 @@ import pandas as pd
 
 from phenokit.preprocessing.contract import InputContract, prepare
 from phenokit.readers.packed import quantise, write_archive
+from phenokit.readers.ptbxl import LABEL_CODES
 from phenokit.recording import LEADS, Recording
-from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES, superclasses_of
+from phenokit.statements import superclasses_of
 
 SCALE = 0.001
-SUPERCLASS_CODES = [s.code for s in SUPERCLASSES]
-LABEL_CODES = SUPERCLASS_CODES + [s.code for s in SCP_STATEMENTS if s.code != "NORM"]
 
 STATEMENT_CODES = {
     # rhythm; PTB-XL too writes SBRAD, STACH or SARRH in place of SR
@@ -114,7 +113,7 @@ def main() -> None:
         raise ValueError("the leads are in another order")
     statements = pd.read_csv(folder / "ludb.csv")
     labels = pd.DataFrame(
-        [labels_of(row) for _, row in statements.iterrows()], columns=LABEL_CODES
+        [labels_of(row) for _, row in statements.iterrows()], columns=list(LABEL_CODES)
     )
     contract = InputContract()
     write_archive(

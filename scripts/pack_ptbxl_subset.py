@@ -19,16 +19,13 @@ import pandas as pd
 
 from phenokit.preprocessing.contract import InputContract, prepare
 from phenokit.readers.packed import quantise, write_archive
+from phenokit.readers.ptbxl import AGE_ABOVE_89, LABEL_CODES, REMOVED_IN_1_0_3
 from phenokit.recording import LEADS, Recording
 from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES
-
-REMOVED_IN_1_0_3 = (137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462)
-"""Duplicates of other records, some of them in another fold."""
 
 SCALE = 0.001
 SUPERCLASS_CODES = [s.code for s in SUPERCLASSES]
 SCP_CODES = [s.code for s in SCP_STATEMENTS]
-LABEL_CODES = SUPERCLASS_CODES + [code for code in SCP_CODES if code != "NORM"]
 
 NOTES = """\
 2,273-record subset of PTB-XL 1.0.3 (Wagner et al. 2020, doi:10.13026/kfzx-aw45),
@@ -131,8 +128,7 @@ def record_table(data: Path, ecg_ids: list[int]) -> pd.DataFrame:
             "patient_id": full["patient_id"].map(lambda p: str(int(p)), na_action="ignore"),
             "split": split.fillna(from_fold),
             "fold": fold,
-            # PTB-XL writes 300 for every age above 89
-            "age": full["age"].where(full["age"] < 120, 90.0).where(full["age"].notna()),
+            "age": full["age"].where(~(full["age"] > 89), AGE_ABOVE_89),
             "sex": full["sex"].map({0: "male", 1: "female"}),
             "site": full["site"].map(lambda s: str(int(s)), na_action="ignore"),
             "device": full["device"].str.split().str.join(" "),
@@ -147,7 +143,7 @@ def record_labels(data: Path, table: pd.DataFrame) -> pd.DataFrame:
     own = pd.read_csv(data / "ptbxl-1819-zscored/labels.csv", index_col="ecg_id")
     known = known.reindex(table.index).combine_first(own).reindex(table.index)
     table["has_scp"] = known["scp_list"].notna()
-    labels = pd.DataFrame(np.nan, index=table.index, columns=LABEL_CODES)
+    labels = pd.DataFrame(np.nan, index=table.index, columns=list(LABEL_CODES))
     labels[SUPERCLASS_CODES] = known[SUPERCLASS_CODES]
     for ecg_id, codes in known["scp_list"].dropna().str.split().items():
         unknown = set(codes) - set(SCP_CODES)
