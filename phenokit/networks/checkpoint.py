@@ -189,6 +189,29 @@ def parse_tensors(
     return _parse(data, expected, dtypes)[0]
 
 
+def check_shapes(
+    shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse tensors whose names or shapes are not exactly those of the network.
+
+    Raises
+    ------
+    BundleError
+        ``E_WEIGHTS`` naming the first tensor that is missing, unknown or of another shape.
+    """
+    for name in sorted(set(expected) ^ set(shapes)):
+        fault = "is missing" if name in expected else "is unknown to the network"
+        raise BundleError("E_WEIGHTS", f"Tensor {name} {fault}.", where=name)
+    for name, shape in expected.items():
+        if shapes[name] != tuple(shape):
+            raise BundleError(
+                "E_WEIGHTS",
+                f"Tensor {name} has shape {_times(shapes[name])}; "
+                f"the network has {_times(shape)}.",
+                where=name,
+            )
+
+
 def write_tensors(
     path: Path,
     tensors: Mapping[str, np.ndarray],
@@ -448,7 +471,7 @@ def _parse(
     entries = {name: _entry(name, value, dtypes) for name, value in header.items()}
     _check_cover(entries, len(body))
     if expected is not None:
-        _check_expected(entries, expected)
+        check_shapes({name: entry[1] for name, entry in entries.items()}, expected)
     tensors = {}
     for name, (dtype, shape, start, stop) in entries.items():
         array = np.frombuffer(body[start:stop], dtype).reshape(shape).copy()
@@ -528,24 +551,6 @@ def _check_cover(
         raise BundleError(
             "E_WEIGHTS", f"The file has {size - position} bytes that belong to no tensor."
         )
-
-
-def _check_expected(
-    entries: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int, int]],
-    expected: Mapping[str, tuple[int, ...]],
-) -> None:
-    """Names and shapes are those of the network, no more and no fewer."""
-    for name in sorted(set(expected) ^ set(entries)):
-        fault = "is missing" if name in expected else "is unknown to the network"
-        raise BundleError("E_WEIGHTS", f"Tensor {name} {fault}.", where=name)
-    for name, shape in expected.items():
-        if entries[name][1] != tuple(shape):
-            raise BundleError(
-                "E_WEIGHTS",
-                f"Tensor {name} has shape {_times(entries[name][1])}; "
-                f"the network has {_times(shape)}.",
-                where=name,
-            )
 
 
 def _format(
@@ -649,31 +654,33 @@ def _parse_json(data: bytes, file: str) -> tuple[dict[str, Any], dict[str, str]]
 
 def _strict_json(data: bytes) -> dict[str, Any]:
     """A JSON object without a key given twice and without NaN; else ValueError."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            raise ValueError("a key is given twice")
-        return table
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number")
-
-    def finite(text: str) -> float:
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(f"{text} is too large")
-        return number
-
     value = json.loads(
         data.decode("utf-8"),
-        object_pairs_hook=unique,
-        parse_constant=refuse,
-        parse_float=finite,
+        object_pairs_hook=_unique,
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
     )
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key is given twice")
+    return table
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def _is_text_by_text(value: object) -> bool:

@@ -208,7 +208,7 @@ def test_read_tensors_loads_nothing_under_another_name(tmp_path):
 
 
 @given(position=st.integers(0, 200), value=st.integers(0, 255), cut=st.integers(0, 120))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_damaged_tensors_raise_nothing_but_bundle_errors(position, value, cut):
     data = bytearray(container(declared(), BODY))
     data[position % len(data)] = value
@@ -404,6 +404,6 @@ tables = st.recursive(
 
 
 @given(tables)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_toml_that_is_written_is_read_back_the_same(table):
     assert tomllib.loads(format_toml(table)) == table
