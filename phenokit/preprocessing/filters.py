@@ -49,15 +49,14 @@ def filter_signal(
     """
     from scipy.signal import butter, sosfiltfilt
 
-    edges = (low,) if high is None else (low, high)
-    if any(below >= above for below, above in pairwise((0, *edges, sampling_rate / 2))):
+    kind, edges = ("highpass", [low]) if high is None else ("bandpass", [low, high])
+    if any(below >= above for below, above in pairwise([0, *edges, sampling_rate / 2])):
         raise ValueError(
             f"the edges {edges} Hz do not rise between 0 and {sampling_rate / 2:g} Hz, "
             "half the sampling rate"
         )
-    kind = "highpass" if high is None else "bandpass"
     # Second-order sections: at 500 Hz the polynomial form of a 0.5 Hz edge loses digits.
-    sections = butter(order, edges, kind, fs=sampling_rate, output="sos")
+    sections = butter(order, np.squeeze(edges), kind, fs=sampling_rate, output="sos")
     return sosfiltfilt(sections, signal, axis=-1)
 
 
