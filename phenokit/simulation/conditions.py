@@ -144,6 +144,11 @@ def set_t(heart: Heart, territory: str, height: float, rng: np.random.Generator)
     _set_level(heart, "t", place, height, rng, otherwise=t_wave(np.zeros(3)))
 
 
+def shrink_t(heart: Heart, factor: float) -> None:
+    """Scale T as a whole: an ill T loop is smaller, not only turned."""
+    heart.beat.repolarisation["t"] = heart.beat.repolarisation["t"].scaled(factor)
+
+
 def set_q(heart: Heart, territory: str, depth: float, rng: np.random.Generator) -> None:
     """Take the early forces away from a territory until it starts with a Q of `depth` mV."""
     place = TERRITORIES[territory]
@@ -174,8 +179,8 @@ def _discordant(heart: Heart, share: float, rng: np.random.Generator) -> None:
     """ST and T against the net QRS, as after an abnormal sequence of depolarisation."""
     area = sum((b.rise + b.fall) * b.vector for b in heart.beat.qrs.values())
     area = np.asarray(area) * heart.beat.qrs_duration / 0.14
-    st = -share * rng.uniform(0.14, 0.26) * area
-    t = -share * rng.uniform(0.42, 0.62) * area + rng.normal(0, 0.02, 3)
+    st = -share * rng.uniform(0.08, 0.17) * area
+    t = -share * rng.uniform(0.24, 0.40) * area + rng.normal(0, 0.02, 3)
     heart.beat.repolarisation = {"st": plateau(st), "t": t_wave(t, onset=0.16, peak=0.63)}
 
 
@@ -224,11 +229,11 @@ def left_bundle_branch_block(heart: Heart, rng: np.random.Generator) -> None:
     _widen(heart, 0.126, 0.172, rng)
     gain = heart.subject.gain
     left = rng.uniform(0.85, 1.15) * gain
-    notch = rng.uniform(0.19, 0.25)
+    notch = rng.uniform(0.24, 0.31)
     heart.beat.qrs = {
         "right_ventricle": bump(0.13, 0.16, *(gain * np.array([0.16, 0.14, -0.08]))),
-        "septum": bump(0.36, notch, *(left * np.array([0.62, 0.28, 0.62])), fall=0.27),
-        "free_wall": bump(0.66, 0.27, *(left * np.array([0.74, 0.20, 0.70])), fall=0.30),
+        "septum": bump(0.36, notch, *(left * np.array([0.60, 0.27, 0.58])), fall=0.27),
+        "free_wall": bump(0.62, 0.32, *(left * np.array([0.66, 0.18, 0.64])), fall=0.36),
     }
     turn_heart(heart.beat.qrs, about=1, degrees=rng.normal(0, 7))
     set_axis(heart.beat, heart.subject.lead_vectors, rng.uniform(-40, 55))
@@ -255,7 +260,7 @@ def intraventricular_delay(heart: Heart, rng: np.random.Generator) -> None:
     for name, part in qrs.items():
         qrs[name] = part._replace(vector=part.vector * np.array([0.9, 0.9, 0.85]))
     notch = rng.normal(0, 0.20, 3) * heart.subject.gain
-    qrs["notch"] = bump(rng.uniform(0.5, 0.66), 0.10, *notch)
+    qrs["notch"] = bump(rng.uniform(0.5, 0.66), 0.14, *notch)
     qrs["late"] = bump(0.80, 0.24, *(0.30 * heart.subject.gain * rng.normal(0, 1, 3)))
     t = heart.beat.repolarisation["t"]
     heart.beat.repolarisation["t"] = t.scaled(rng.uniform(0.4, 0.9))
@@ -288,7 +293,7 @@ def left_posterior_fascicular_block(heart: Heart, rng: np.random.Generator) -> N
     beat.qrs["septum"] = bump(0.16, 0.18, *up)
     late = {name: beat.qrs[name] for name in ("apex", "free_wall")}
     draft = Complex(late, beat.qrs_duration, {}, beat.qtc)
-    set_axis(draft, heart.subject.lead_vectors, rng.uniform(104, 128))
+    set_axis(draft, heart.subject.lead_vectors, rng.uniform(102, 122))
     beat.qrs |= draft.qrs
     t = beat.repolarisation["t"]
     t_down = np.array([0.05, 0.10, 0.0])
@@ -326,7 +331,7 @@ def pre_excitation(heart: Heart, rng: np.random.Generator) -> None:
 
 def paced_complex(heart: Heart, rng: np.random.Generator) -> Complex:
     """A ventricular complex paced from the apex of the right ventricle (or its outflow)."""
-    gain = heart.subject.gain * rng.uniform(0.9, 1.2)
+    gain = heart.subject.gain * rng.uniform(0.7, 1.0)
     apical = rng.random() < 0.75
     first = np.array([0.28, -0.70, 0.28] if apical else [0.30, 0.75, 0.35])
     second = np.array([0.20, -0.80, 0.72] if apical else [0.55, 0.45, 0.70])
@@ -346,7 +351,7 @@ def ventricular_ectopic(heart: Heart, rng: np.random.Generator) -> Complex:
         (-0.50, 0.60, -0.75),  # left ventricle, base: right bundle shape, axis down
         (-0.25, -0.75, -0.70),  # left posterior fascicle: right bundle shape, axis up
     ][rng.integers(4)]
-    size = heart.subject.gain * rng.uniform(1.0, 1.7)
+    size = heart.subject.gain * rng.uniform(0.9, 1.5)
     main = np.array(focus) + rng.normal(0, 0.15, 3)
     main *= size / np.linalg.norm(main)
     early = 0.6 * main + 0.2 * size * rng.normal(0, 1, 3)
@@ -414,7 +419,7 @@ def right_ventricular_hypertrophy(heart: Heart, rng: np.random.Generator) -> Non
         beat.qrs["free_wall"] = beat.qrs["free_wall"].scaled(0.35)
     beat.qrs["apex"] = beat.qrs["apex"].scaled(0.62)
     beat.qrs["right_ventricle"] = bump(
-        0.62, 0.36, *(size * np.array([-0.62, 0.30, -0.72])), fall=0.34
+        0.50, 0.40, *(size * np.array([-0.62, 0.30, -0.72])), fall=0.42
     )
     set_axis(beat, subject.lead_vectors, rng.uniform(98, 142))
     qrs = qrs_in_leads(beat, subject.lead_vectors)[6]
@@ -455,7 +460,7 @@ def low_voltage(heart: Heart, rng: np.random.Generator) -> None:
 def high_voltage(heart: Heart, rng: np.random.Generator) -> None:
     """High QRS without any other sign of hypertrophy."""
     qrs = qrs_in_leads(heart.beat, heart.subject.lead_vectors)
-    target = rng.uniform(3.7, 4.6)
+    target = rng.uniform(3.6, 3.9)
     scale_qrs(heart, float(np.clip(target / sokolow_lyon(qrs), 1.0, 2.6)))
 
 
@@ -469,7 +474,7 @@ def _acute(territory: str) -> Callable[[Heart, np.random.Generator], None]:
         set_st(heart, territory, elevation, rng)
         # First T grows with the ST segment; hours later it turns and a Q appears.
         height = (
-            rng.uniform(1.0, 1.9) * elevation + 0.12 if early else -rng.uniform(0.02, 0.2)
+            rng.uniform(1.3, 2.2) * elevation + 0.15 if early else -rng.uniform(0.02, 0.2)
         )
         set_t(heart, territory, height, rng)
         set_q(
@@ -484,8 +489,12 @@ def _acute(territory: str) -> Callable[[Heart, np.random.Generator], None]:
 
 def _old(territory: str) -> Callable[[Heart, np.random.Generator], None]:
     def change(heart: Heart, rng: np.random.Generator) -> None:
-        set_q(heart, territory, rng.uniform(0.16, 0.45), rng)
+        if territory == "posterior":
+            lose_posterior_forces(heart, rng)
+        else:
+            set_q(heart, territory, rng.uniform(0.16, 0.45), rng)
         inverted = rng.random() < 0.6
+        shrink_t(heart, 0.6)
         height = -rng.uniform(0.06, 0.3) if inverted else rng.uniform(0.0, 0.15)
         set_t(heart, territory, height, rng)
         if TERRITORIES[territory].mirrored and not TERRITORIES[territory].leads:
@@ -493,6 +502,20 @@ def _old(territory: str) -> Callable[[Heart, np.random.Generator], None]:
             set_t(heart, territory, -rng.uniform(0.25, 0.5), rng)
 
     return change
+
+
+def lose_posterior_forces(heart: Heart, rng: np.random.Generator) -> None:
+    """What would be a Q behind the heart: R in V2 broad and above S, R in V1 tall."""
+    qrs = heart.beat.qrs
+    if "free_wall" in qrs:
+        forward = np.array([1.0, 1.0, rng.uniform(0.0, 0.3)])
+        qrs["free_wall"] = qrs["free_wall"]._replace(vector=qrs["free_wall"].vector * forward)
+    towards = np.array([-0.35, -0.05, -0.93]) + rng.normal(0, 0.06, 3)
+    in_v1, in_v2 = qrs_in_leads(heart.beat, heart.subject.lead_vectors)[6:8]
+    missing = max(rng.uniform(0.45, 0.8) - in_v1[12:34].max(), 0.1)
+    missing = max(missing, rng.uniform(0.1, 0.4) - in_v2.min() - in_v2.max())
+    size = missing / heart.leads(towards)["V1"]
+    qrs["necrosis"] = bump(0.40, 0.40, *(size * towards))
 
 
 def aneurysm(heart: Heart, rng: np.random.Generator) -> None:
@@ -507,6 +530,7 @@ def _ischaemia(territory: str) -> Callable[[Heart, np.random.Generator], None]:
 
     def change(heart: Heart, rng: np.random.Generator) -> None:
         set_st(heart, territory, -rng.uniform(0.03, 0.11), rng)
+        shrink_t(heart, 0.5)
         height = -(0.10 + rng.gamma(2.0, 0.07))
         set_t(heart, territory, height, rng)
         t = heart.beat.repolarisation["t"]
@@ -565,6 +589,7 @@ def low_t(heart: Heart, rng: np.random.Generator) -> None:
 
 def inverted_t(heart: Heart, rng: np.random.Generator) -> None:
     """T negative in most leads, ST on the line."""
+    shrink_t(heart, 0.5)
     set_t(heart, "diffuse", -(0.12 + rng.gamma(2.0, 0.06)), rng)
 
 
@@ -639,7 +664,7 @@ def fragmented_qrs(heart: Heart, rng: np.random.Generator) -> None:
     for number, centre in enumerate(rng.uniform([0.34, 0.56], [0.46, 0.76])):
         notch = rng.normal(0, 1, 3)
         notch *= rng.uniform(0.32, 0.5) * heart.subject.gain / np.linalg.norm(notch)
-        qrs[f"notch{number}"] = bump(centre, 0.085, *notch)
+        qrs[f"notch{number}"] = bump(centre, 0.105, *notch)
 
 
 # ---- the table ----------------------------------------------------------------------

@@ -372,7 +372,7 @@ def _spikes(
 ) -> Float[np.ndarray, "3 time"]:
     """Pacemaker stimuli: 2 ms of constant area, split between the two nearest samples."""
     unipolar = rng.random() < 0.4
-    size = rng.uniform(2.5, 5.0) if unipolar else rng.uniform(0.9, 1.8)
+    size = rng.uniform(1.8, 3.0) if unipolar else rng.uniform(0.9, 1.6)
     direction = np.array([0.45, 0.75, 0.25]) + rng.normal(0, 0.15, 3)
     train = np.zeros(samples + 2)
     place_in = np.clip(times * rate, -1, samples)

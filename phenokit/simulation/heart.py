@@ -226,8 +226,8 @@ def healthy_heart(subject: Subject, rng: np.random.Generator) -> Heart:
         qrs={
             # Septum, left to right and forward; then the apex, the free wall of the left
             # ventricle, and last the base of both ventricles, upwards and back.
-            "septum": bump(0.15, 0.19, -0.16, -0.02, -0.26),
-            "apex": bump(0.42, 0.26, 0.92, 0.72, 0.02),
+            "septum": bump(0.18, 0.23, -0.14, -0.02, -0.20),
+            "apex": bump(0.43, 0.31, 0.92, 0.72, 0.02, fall=0.26),
             "free_wall": bump(0.58, 0.26, 0.50, 0.38, 0.58),
             "base": bump(0.80, 0.23, -0.16, -0.18, 0.26),
         },
@@ -236,7 +236,7 @@ def healthy_heart(subject: Subject, rng: np.random.Generator) -> Heart:
         ),
         repolarisation={
             "st": plateau(np.zeros(3)),
-            "t": t_wave(np.array([0.33, 0.26, -0.12])),
+            "t": t_wave(np.array([0.31, 0.24, -0.12])),
         },
         qtc=float(np.clip(subject.qtc + rng.normal(0, 0.004), 0.36, 0.44)),
     )
@@ -251,7 +251,7 @@ def healthy_heart(subject: Subject, rng: np.random.Generator) -> Heart:
     # The T loop is wider in the young and in men, and follows the QRS axis part of the way.
     t = beat.repolarisation["t"]
     size = 1.2 - 0.005 * (subject.age - 40) - (0.15 if subject.sex == "female" else 0.0)
-    vector = t.vector * size * np.exp(0.2 * own[8, 0]) + 0.035 * own[9]
+    vector = t.vector * size * np.exp(0.16 * own[8, 0]) + 0.028 * own[9]
     beat.repolarisation["t"] = t._replace(vector=vector * np.sqrt(gain))
     turn_heart(beat.repolarisation, about=2, degrees=0.35 * (subject.axis - 50))
     # Early repolarisation: a raised J point in the chest leads, most in young men.
