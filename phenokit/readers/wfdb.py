@@ -43,7 +43,10 @@ MILLIVOLT = {"V": 1e3, "mV": 1.0, "uV": 1e-3, "µV": 1e-3, "μV": 1e-3}
 """Millivolt a unit; any other unit text is unknown."""
 
 EXTRA_LEADS = frozenset(
-    ["V2R", "V3R", "V4R", "V5R", "V6R", "V7R", "V7", "V8", "V9", "VX", "VY", "VZ"]
+    [
+        *("V2R", "V3R", "V4R", "V5R", "V6R", "V7R", "V8R", "V9R", "V7", "V8", "V9"),
+        *("VX", "VY", "VZ", "X", "Y", "Z"),
+    ]
 )
 """Leads of 15- and 18-lead ECGs and of Frank: known, but not read by any network."""
 
@@ -187,7 +190,9 @@ def add_derived_leads(
     derived = ("III", "aVR", "aVL", "aVF")
     return (
         np.concatenate([signal[:2], limb, signal[2:]]),
-        np.concatenate([resolution[:2], step * np.array([1, 0.5, 0.5, 0.5]), resolution[2:]]),
+        np.concatenate(
+            [resolution[:2], step * np.array([1, 0.5, 0.5, 0.5]), resolution[2:]]
+        ),
         derived,
         Notice("W_DERIVED", "Leads III, aVR, aVL and aVF were derived from I and II."),
     )
@@ -322,8 +327,8 @@ def _signal_lines(lines: Sequence[str]) -> tuple[list[str], _LayoutKey, list[int
             checksums.append(checksum)
             key.append((form, gain, bits, zero, block, lead))
         else:
-            name, form, gain, bits, zero, first, checksum, block, lead = (
-                fields + [""] * (9 - len(fields))
+            name, form, gain, bits, zero, first, checksum, block, lead = fields + [""] * (
+                9 - len(fields)
             )
             numbers += [number for number in (first, checksum) if number]
             checksums.append(checksum)
@@ -352,8 +357,8 @@ def _layout(key: _LayoutKey) -> _Layout:
         if format_match is None or (gain and gain_match is None) or not are_integers:
             raise BadInput(
                 "E_HEADER",
-                f"Line {number + 1} of the header is malformed: format, gain(baseline)/unit, "
-                "then five integers and the lead name are expected.",
+                f"Signal {number} of the header is malformed: format, gain(baseline)/unit, "
+                "five integers and the lead name are expected.",
                 where=f"signal {number}",
             )
         value, baseline, unit = gain_match.groups() if gain_match else ("0", None, None)
@@ -465,7 +470,9 @@ def _read_signals(
         )
         if digest is not None:
             digest.update(data)
-        blocks.append(_decode(data, form, offset, n_values).reshape(n_samples, stop - start))
+        blocks.append(
+            _decode(data, form, offset, n_values).reshape(n_samples, stop - start)
+        )
         start = stop
     return blocks
 
@@ -512,7 +519,7 @@ def _decode(data: bytes, form: str, offset: int, n_values: int) -> np.ndarray:
         low, middle, high = stored.reshape(-1, 3).T
         value = low | middle << 8 | high << 16
         return value - ((value & 1 << 23) << 1)
-    # 212: first sample = byte 0 and the low half of byte 1; second = byte 2 and its high half
+    # 212: two samples in three bytes; byte 1 holds the high four bits of both
     stored = np.concatenate([stored, np.zeros(-len(stored) % 3, np.int32)])
     first, halves, second = stored.reshape(-1, 3).T
     value = np.stack([first | (halves & 15) << 8, second | (halves >> 4) << 8], axis=1)
@@ -546,7 +553,9 @@ def _present(blocks: Sequence[np.ndarray], layout: _Layout) -> list[np.ndarray] 
     return masks
 
 
-def _compare_checksums(blocks: Sequence[np.ndarray], checksums: Sequence[int | None]) -> None:
+def _compare_checksums(
+    blocks: Sequence[np.ndarray], checksums: Sequence[int | None]
+) -> None:
     """Refuse samples whose 16-bit sum is not that of the header (signed or not)."""
     start = 0
     for block in blocks:
@@ -592,7 +601,6 @@ def _physical(
         for row, position in enumerate(layout.order):
             skew = min(layout.skews[position], n_samples)
             signal[row] = np.concatenate([signal[row, skew:], np.full(skew, np.nan)])
-    if present is not None or any(layout.skews):
-        if not np.isfinite(signal).any():
-            raise BadInput("E_EMPTY", "No lead holds a valid sample.")
+    if (present is not None or any(layout.skews)) and not np.isfinite(signal).any():
+        raise BadInput("E_EMPTY", "No lead holds a valid sample.")
     return signal
