@@ -1,51 +1,337 @@
-"""From a recording to findings: one line a step. Read this first."""
+"""From a recording to findings: one line a step. Read this first.
 
-from dataclasses import dataclass
+    quality   assess_quality   what can be judged at all, lead by lead
+    prepared  prepare          the window, filter and scale that the network was trained on
+    output    network          similarities, best windows, logits
+    trust     distance         whether the recording is like those of the training set
+    scored    Calibration      probabilities; or an abstention, with its reason
+    findings  Finding          each logit as the sum of its prototypes' contributions
+
+Torch is imported when a model is loaded, not before.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
-from phenokit.errors import Outcome
-from phenokit.evidence.prototypes import Finding
-from phenokit.preprocessing.quality import Quality
+from phenokit.errors import CODES, BadInput, BundleError, Outcome, first_code, outcome_of
+from phenokit.evidence.prototypes import (
+    LATENT_STEP,
+    Finding,
+    Match,
+    Prototype,
+    contributions,
+    percentile,
+)
+from phenokit.evidence.trust import Calibration, Trust
+from phenokit.networks.checkpoint import Bundle, load_bundle
+from phenokit.preprocessing.contract import InputContract, for_display, prepare
+from phenokit.preprocessing.quality import Quality, assess_quality
+from phenokit.readers.ecg import read_ecg
+from phenokit.recording import Notice, Recording
+
+if TYPE_CHECKING:
+    from phenokit.networks.prototype import PrototypeConfig, fold_batch_norm, from_arrays
+
+    bundle = load_bundle(name_or_path)
+    if bundle.config.get("kind") != "ecg-prototype":
+        raise BundleError("E_VERSION", f"{bundle.name} is not an ECG prototype model.")
+    config = PrototypeConfig.from_dict(bundle.config["network"])
+    network = from_arrays(config, bundle.tensors)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = fold_batch_norm(network).to(device)
+    return ECGModel(
+        name=bundle.name,
+        bundle=bundle,
+        labels=config.labels,
+        contract=InputContract.from_dict(bundle.config["input"]),
+        prototypes=_prototypes(bundle),
+        calibration=Calibration.from_dict(bundle.calibration),
+        trust=Trust.from_arrays(bundle.trust),
+        weight=bundle.tensors["fusion.weight"].astype(np.float64),
+        bias=bundle.tensors["fusion.bias"].astype(np.float64),
+        network=network,
+        device=device,
+    )
 
 
-@dataclass(frozen=True)
-class ScoredECG:
-    """What became of one ECG.
+def score_ecg(
+    recordings: Sequence[Recording], model: ECGModel, *, open_abstained: bool = False
+) -> list[ScoredECG]:
+    """Score recordings; each ends in exactly one outcome, whatever the others are.
 
-    Attributes
+    Parameters
     ----------
-    outcome, code, all_codes, message
-        The outcome, its first code, every code that holds, and a sentence for a clinician.
-    quality
-        Verdict lead by lead; ``None`` where the file could not be read.
-    probability, logit
-        Shape ``(label,)``; NaN where the recording was rejected or abstained from.
-    similarity
-        Shape ``(prototype,)``, at most 1; NaN as above.
-    window
-        Index of the best window of each prototype, shape ``(prototype,)``.
-    """
+    recordings
+        Twelve-lead ECGs in mV.
+    open_abstained
+        Also give the numbers of recordings that the model abstains from. Their outcome
+        stays abstained; to be used on a deliberate request only.
 
-    record_id: str
-    outcome: Outcome
-    code: str
-    all_codes: tuple[str, ...]
-    message: str
-    model: str
-    bundle_hash: str
-    labels: tuple[str, ...]
-    quality: Quality | None
-    probability: Float[np.ndarray, " label"]
-    logit: Float[np.ndarray, " label"]
-    similarity: Float[np.ndarray, " prototype"]
-    window: Int[np.ndarray, " prototype"]
+    Returns
+    -------
+    list
+        One result a recording, in order.
+    """
+    checked = [_check(recording, model, open_abstained) for recording in recordings]
+    signals = [c.signal for c in checked if c.signal is not None]
+    outputs = _forward(signals, model)
+    return [
+        _result(one, model, None if one.signal is None else next(outputs), open_abstained)
+        for one in checked
+    ]
+
+
+def explain(
+    recording: Recording, model: ECGModel, *, open_abstained: bool = False
+) -> Explanation:
+    """Score one recording and take each logit apart into its prototypes.
+
+    Parameters
+    ----------
+    open_abstained
+        As in `score_ecg`.
+    """
+    scored = score_ecg([recording], model, open_abstained=open_abstained)[0]
+    return explain_scored(scored, model)
+
+
+def explain_scored(scored: ScoredECG, model: ECGModel) -> Explanation:
+    """Take each logit of a scored recording apart into its prototypes."""
+    if np.isnan(scored.probability).any():
+        return Explanation(scored, ())
+    windows = [
+        _matched_window(prototype, int(step), scored.stop)
+        for prototype, step in zip(model.prototypes, scored.window, strict=True)
+    ]
+    quantiles = model.trust.similarity_quantiles
+    percentiles = [
+        percentile(value, row)
+        for value, row in zip(scored.similarity.tolist(), quantiles, strict=True)
+    ]
+    findings = []
+    for k, label in enumerate(model.labels):
+        terms = contributions(scored.similarity, model.weight[k])
+        matches = tuple(
+            Match(
+                prototype=model.prototypes[p],
+                similarity=float(scored.similarity[p]),
+                ceiling=1.0,
+                percentile=percentiles[p],
+                weight=float(model.weight[k, p]),
+                contribution=float(terms[p]),
+                start=windows[p][0],
+                stop=windows[p][1],
+            )
+            for p in np.argsort(-np.abs(terms), kind="stable")
+        )
+        findings.append(
+            Finding(
+                label=label,
+                probability=float(scored.probability[k]),
+                threshold=float(model.calibration.threshold[k]),
+                logit=float(scored.logit[k]),
+                bias=float(model.bias[k]),
+                matches=matches,
+            )
+        )
+    findings.sort(key=lambda finding: -finding.probability)
+    return Explanation(scored, tuple(findings))
+
+
+def source_recording(prototype: Prototype, model: ECGModel) -> Recording | None:
+    """The ECG that a prototype is a piece of, with the filter of the model, in mV.
+
+    Its window, rate and filter are those of `for_display`, so that it can be drawn beside
+    the patient's. ``None`` where the waveform is not at hand: `ecg-demo` holds its own;
+    those of PTB-XL are read from the user's copy, whose folder PHENOKIT_PTBXL names.
+    """
+    row = model.bundle.prototypes.iloc[prototype.prototype_id]
+    waveform = row.get("waveform_uv")
+    if waveform is not None:
+        signal = np.asarray(waveform, dtype=np.float64) / 1000.0
+        return Recording(
+            signal=signal.reshape(len(model.contract.leads), -1),
+            channels=model.contract.leads,
+            sampling_rate=model.contract.sampling_rate,
+            record_id=prototype.record_id,
+            source_format="model bundle",
+        )
+    folder = os.environ.get("PHENOKIT_PTBXL")
+    if not folder or not prototype.dataset.startswith("PTB-XL"):
+        return None
+    number = int(prototype.record_id)
+    for rate, suffix in ((500, "hr"), (100, "lr")):
+        name = f"{number:05d}_{suffix}.hea"
+        path = Path(folder) / f"records{rate}" / f"{number // 1000 * 1000:05d}" / name
+        if path.is_file():
+            return for_display(read_ecg(path, root=Path(folder)), model.contract)
+    return None
+
+
+# --- steps ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """A scored ECG and, by falling probability, its findings with their prototypes."""
+class _Checked:
+    """A recording before the network: its notices and, unless refused, its input."""
 
-    scored: ScoredECG
-    findings: tuple[Finding, ...]
+    recording: Recording
+    quality: Quality | None
+    notices: tuple[Notice, ...]
+    signal: Float32[np.ndarray, "lead sample"] | None
+    start: float
+    stop: float
+
+
+def _check(recording: Recording, model: ECGModel, open_abstained: bool) -> _Checked:
+    notices = list(recording.notices)
+    quality, signal, start, stop = None, None, float("nan"), float("nan")
+    try:
+        quality = assess_quality(recording)
+        notices += [n for n in quality.notices if n not in notices]
+        prepared = prepare(recording, model.contract)
+        notices += prepared.notices
+        if np.isfinite(prepared.signal).all():
+            signal, start, stop = prepared.signal, prepared.start, prepared.stop
+    except BadInput as error:
+        if error.code not in {n.code for n in notices}:
+            notices.append(Notice(error.code, str(error)))
+    abstains = any(n.code.startswith(("A_", "E_")) for n in notices)
+    if abstains and not open_abstained:
+        signal = None
+    return _Checked(recording, quality, tuple(notices), signal, start, stop)
+
+
+@dataclass(frozen=True)
+class _Output:
+    similarity: Float32[np.ndarray, " prototype"]
+    window: Int[np.ndarray, " prototype"]
+    logit: Float32[np.ndarray, " label"]
+    features: Float[np.ndarray, " feature"]
+
+
+def _forward(
+    signals: Sequence[Float32[np.ndarray, "lead sample"]], model: ECGModel
+) -> Iterator[_Output]:
+    """Outputs in order; every pass has the shape of `BATCH`."""
+    import torch
+
+    for first in range(0, len(signals), BATCH):
+        block = signals[first : first + BATCH]
+        batch = np.zeros((BATCH, *block[0].shape), dtype=np.float32)
+        batch[: len(block)] = block
+        with torch.inference_mode():
+            output = model.network(torch.from_numpy(batch).to(model.device))
+        arrays = [tensor.cpu().numpy() for tensor in output]
+        for row in range(len(block)):
+            yield _Output(*(array[row] for array in arrays))
+
+
+def _result(
+    checked: _Checked, model: ECGModel, output: _Output | None, open_abstained: bool
+) -> ScoredECG:
+    notices = list(checked.notices)
+    unknown = np.full(len(model.labels), np.nan)
+    scored = ScoredECG(
+        record_id=checked.recording.record_id,
+        outcome=Outcome.REJECTED,
+        code="",
+        all_codes=(),
+        message="",
+        model=model.name,
+        bundle_hash=model.bundle_hash,
+        labels=model.labels,
+        quality=checked.quality,
+        probability=unknown,
+        logit=unknown,
+        similarity=np.full(len(model.prototypes), np.nan, dtype=np.float32),
+        window=np.zeros(len(model.prototypes), dtype=np.int64),
+    )
+    if output is not None:
+        probability = model.calibration.probability(output.logit)
+        if not np.isfinite(probability).all():
+            notices.append(Notice("E_MODEL_NONFINITE", CODES["E_MODEL_NONFINITE"]))
+        else:
+            notices += _trust_notices(output, probability, model)
+            if open_abstained or not any(n.code.startswith("A_") for n in notices):
+                scored = replace(
+                    scored,
+                    probability=probability,
+                    logit=output.logit.astype(np.float64),
+                    similarity=output.similarity,
+                    window=output.window,
+                    start=checked.start,
+                    stop=checked.stop,
+                )
+    code = first_code(n.code for n in notices)
+    message = next((n.message for n in notices if n.code == code), CODES["OK"])
+    return replace(
+        scored,
+        outcome=outcome_of(code),
+        code=code,
+        all_codes=tuple(dict.fromkeys(n.code for n in notices)) or ("OK",),
+        message=message,
+    )
+
+
+def _trust_notices(
+    output: _Output, probability: Float[np.ndarray, " label"], model: ECGModel
+) -> list[Notice]:
+    notices = []
+    distance = model.trust.distance(output.features)
+    if distance > model.trust.threshold:
+        notices.append(
+            Notice(
+                "A_OOD",
+                "The recording is unlike those that the model was trained on "
+                f"(distance {distance:.0f}, limit {model.trust.threshold:.0f}): read it "
+                "without the model.",
+            )
+        )
+    near = np.abs(probability - model.calibration.threshold) < THRESHOLD_MARGIN
+    if near.any():
+        labels = ", ".join(model.labels[k] for k in np.flatnonzero(near))
+        notices.append(Notice("W_THRESHOLD", f"On its threshold: {labels}."))
+    return notices
+
+
+def _matched_window(prototype: Prototype, step: int, stop: float) -> tuple[float, float]:
+    """Seconds of the window that a prototype matched best."""
+    if prototype.window_steps is None:
+        return 0.0, stop
+    start = step * LATENT_STEP
+    return start, min(start + prototype.window_steps * LATENT_STEP, stop)
+
+
+def _prototypes(bundle: Bundle) -> tuple[Prototype, ...]:
+    table = bundle.prototypes
+    return tuple(
+        Prototype(
+            prototype_id=int(row["prototype_id"]),
+            branch=row["branch"],
+            label=row["label"],
+            dataset=row["dataset"],
+            record_id=str(row["record_id"]),
+            patient_id=None if row["patient_id"] is None else str(row["patient_id"]),
+            fold=None if row["fold"] is None else int(row["fold"]),
+            start=float(row["start"]),
+            stop=float(row["stop"]),
+            labels=tuple(row["labels"]),
+            n_same_record=int(row["n_same_record"]),
+            receptive_field=float(row["receptive_field"]),
+            window_steps=None if row["window_steps"] is None else int(row["window_steps"]),
+        )
+        for row in _plain_rows(table.drop(columns="waveform_uv", errors="ignore"))
+    )
+
+
+def _plain_rows(table: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pandas lazily
+    """Rows as dictionaries in which a missing value is ``None``."""
+    yield from table.astype(object).where(table.notna(), None).to_dict("records")

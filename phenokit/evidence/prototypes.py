@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+LATENT_STEP = 0.32
+"""Seconds between two latent steps: 32 samples at 100 Hz."""
+
 
 @dataclass(frozen=True)
 class Prototype:
@@ -33,6 +36,8 @@ class Prototype:
         How many prototypes of this label come from the same recording, itself included.
     receptive_field
         Seconds of signal that the network looked at to make this feature.
+    window_steps
+        Latent steps of its window; ``None`` where it stands for the whole recording.
     """
 
     prototype_id: int
@@ -41,12 +46,13 @@ class Prototype:
     dataset: str
     record_id: str
     patient_id: str | None
-    fold: int
+    fold: int | None
     start: float
     stop: float
     labels: tuple[str, ...]
     n_same_record: int
     receptive_field: float
+    window_steps: int | None
 
 
 @dataclass(frozen=True)
@@ -109,3 +115,20 @@ def contributions(
 ) -> Float[np.ndarray, " prototype"]:
     """Each prototype's share of a logit: weight x similarity, float64."""
     return weight.astype(np.float64) * similarity.astype(np.float64)
+
+
+def percentile(similarity: float, quantiles: Float[np.ndarray, " quantile"]) -> float:
+    """Share of the training recordings that score lower than this, in per cent.
+
+    Parameters
+    ----------
+    quantiles
+        Of the similarity among training recordings, at equal steps from 0 to 1.
+
+    Examples
+    --------
+    >>> percentile(0.5, np.array([0.0, 0.25, 0.5, 0.75, 1.0]))
+    50.0
+    """
+    steps = np.linspace(0, 100, len(quantiles))
+    return float(np.interp(similarity, quantiles, steps))

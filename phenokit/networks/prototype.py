@@ -15,24 +15,31 @@ departs from it so that the explanation is true and the network small:
   of three latent steps sees 1.31 s, not 4.99 s.
 - The trunk is shifted by half a latent step, so that step w is centred on the samples
   [32 w, 32 w + 32) that are shown for it.
+- Latent features may be negative, so that unrelated windows have similarity 0, not 1.
 - Similarity is the plain cosine, pooled over windows by its maximum: what is scored is the
   window that is shown. The paper's code scores the mean and shows the maximum.
 - The global branch pools over time: a prototype of 32 aligned steps would compare the phase
-  of the heartbeat rather than its shape.
+  of the heartbeat rather than its shape. The pool holds mean and maximum.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from phenokit.networks.checkpoint import check_shapes
 from phenokit.statements import Branch
+
+_COUNTER = "num_batches_tracked"
+"""Batch norm counts its batches; nothing reads the count."""
 
 SAMPLES = 1000
 """Samples of the input: 10 s at 100 Hz."""
@@ -73,7 +80,10 @@ class BranchConfig:
     n_prototypes
         Prototypes of each label, in the order of `labels`.
     window
-        Latent steps of a prototype; ``None``: the recording's mean over time.
+        Latent steps of a prototype; ``None``: the whole recording, pooled over time.
+    time_pooling
+        Of a branch without window: ``"mean"``, or ``"mean_max"``, mean and maximum beside
+        each other, so that one abnormal beat is not averaged away.
     context
         Residual blocks over the whole recording between trunk and prototypes.
     """
@@ -82,6 +92,7 @@ class BranchConfig:
     labels: tuple[str, ...]
     n_prototypes: tuple[int, ...]
     window: int | None
+    time_pooling: Literal["mean", "mean_max"] = "mean"
     context: int = 0
 
 
@@ -98,6 +109,9 @@ class PrototypeConfig:
     similarity
         ``"cosine"``, at most 1, or ``"reference"``: the published scaled cosine with
         ceilings 1, 13 and 4.
+    signed
+        Whether latent features may be negative. As published they lie in (0, 1), where
+        unrelated windows have a cosine near 1.
     pooling
         How window similarities become one: ``"max"``; ``"topk"``, the mean of the five
         best; ``"mean"``, as the published code scores.
@@ -110,6 +124,7 @@ class PrototypeConfig:
     branches: dict[Branch, BranchConfig]
     features: int
     similarity: Literal["cosine", "reference"] = "cosine"
+    signed: bool = True
     pooling: Pooling = "max"
     dropout: float = 0.0
 
@@ -132,12 +147,14 @@ class PrototypeConfig:
                     tuple(b["labels"]),
                     tuple(b["n_prototypes"]),
                     b["window"],
+                    b["time_pooling"],
                     b["context"],
                 )
                 for key, b in data["branches"].items()
             },
             features=data["features"],
             similarity=data["similarity"],
+            signed=data["signed"],
             pooling=data["pooling"],
             dropout=data["dropout"],
         )
@@ -173,6 +190,7 @@ def published(
         },
         features=512,
         similarity="reference",
+        signed=False,
         pooling="mean",
         dropout=0.35,
     )
@@ -211,6 +229,7 @@ def compact(
                 branch_labels[name],
                 (per_label[name],) * len(branch_labels[name]),
                 window,
+                "mean" if window else "mean_max",
                 context,
             )
             for name, (trunk, window, context) in windows.items()
@@ -391,6 +410,16 @@ class ResNet2d(nn.Module):
         return self.stages(self.stem(image))[:, :, 0]
 
 
+def _pool_time(
+    x: Float[Tensor, "batch channel time"], pooling: Literal["mean", "mean_max"]
+) -> Float[Tensor, "batch pooled 1"]:
+    mean = reduce(x, "batch channel time -> batch channel 1", "mean")
+    if pooling == "mean":
+        return mean
+    highest = reduce(x, "batch channel time -> batch channel 1", "max")
+    return torch.cat([mean, highest], dim=1)
+
+
 def receptive_field(convolutions: Iterable[tuple[int, int]]) -> int:
     """Samples that one output of a chain of (kernel, stride) layers depends on.
 
@@ -417,17 +446,15 @@ def _build_trunk(
 
 
 class AddOn(nn.Sequential):
-    """Two 1 x 1 maps and a sigmoid after each trunk: features in (0, 1)."""
+    """Two 1 x 1 maps after each trunk; as published, a sigmoid keeps features in (0, 1)."""
 
-    def __init__(self, inputs: int, features: int) -> None:
+    def __init__(self, inputs: int, features: int, *, signed: bool) -> None:
         super().__init__(
-            nn.Conv1d(inputs, features, 1), nn.ReLU(), nn.Conv1d(features, features, 1)
+            nn.Conv1d(inputs, features, 1),
+            nn.ReLU(),
+            nn.Conv1d(features, features, 1),
+            nn.Identity() if signed else nn.Sigmoid(),
         )
-
-    def forward(
-        self, input: Float[Tensor, "batch _ time"]
-    ) -> Float[Tensor, "batch feature time"]:
-        return torch.sigmoid(super().forward(input))
 
 
 # --- similarity -------------------------------------------------------------------------
@@ -495,12 +522,15 @@ class PrototypeOutput(NamedTuple):
     """What the network says of a batch.
 
     `similarity` ``(batch, prototype)``, in the order rhythm, morphology, global; `window`
-    ``(batch, prototype)``, the best window's first latent step; `logit` ``(batch, label)``.
+    ``(batch, prototype)``, the best window's first latent step; `logit` ``(batch, label)``;
+    `features` ``(batch, feature)``, each branch's latent features, averaged over time and
+    normalised, one after the other.
     """
 
     similarity: Float[Tensor, "batch prototype"]
     window: Int[Tensor, "batch prototype"]
     logit: Float[Tensor, "batch label"]
+    features: Float[Tensor, "batch feature"]
 
 
 class PrototypeNetwork(nn.Module):
@@ -521,7 +551,8 @@ class PrototypeNetwork(nn.Module):
             self.contexts[name] = nn.Sequential(
                 *[ResidualBlock1d(width, width) for _ in range(branch.context)]
             )
-            self.add_ons[name] = AddOn(width, config.features)
+            pooled = 2 * width if branch.time_pooling == "mean_max" else width
+            self.add_ons[name] = AddOn(pooled, config.features, signed=config.signed)
             steps = branch.window or 1
             count = sum(branch.n_prototypes)
             self.prototypes[name] = nn.Parameter(torch.randn(count, config.features, steps))
@@ -543,7 +574,7 @@ class PrototypeNetwork(nn.Module):
     def features(
         self, signal: Float[Tensor, "batch lead sample"]
     ) -> dict[Branch, Float[Tensor, "batch feature time"]]:
-        """Latent features of each branch, in (0, 1), before normalisation.
+        """Latent features of each branch, before normalisation.
 
         One time step where the branch pools over the recording.
         """
@@ -552,7 +583,7 @@ class PrototypeNetwork(nn.Module):
         for name, branch in self.config.branches.items():
             x = self.contexts[name](trunks[branch.trunk])
             if branch.window is None:
-                x = reduce(x, "batch channel time -> batch channel 1", "mean")
+                x = _pool_time(x, branch.time_pooling)
             latent[name] = self.add_ons[name](self.dropout(x))
         return latent
 
@@ -568,11 +599,15 @@ class PrototypeNetwork(nn.Module):
 
     def forward(self, signal: Float[Tensor, "batch lead sample"]) -> PrototypeOutput:
         """Similarities, best windows and fused logits of a batch of prepared ECGs."""
-        windows = self.similarities(self.features(signal))
+        latent = self.features(signal)
+        windows = self.similarities(latent)
         pooled = {n: pool_windows(s, self.config.pooling) for n, s in windows.items()}
         similarity = torch.cat([pooled[name] for name in self.config.branches], dim=1)
         best = torch.cat([windows[name].argmax(-1) for name in self.config.branches], dim=1)
-        return PrototypeOutput(similarity, best, self.fusion(similarity))
+        means = [F.normalize(latent[name].mean(-1), dim=1) for name in self.config.branches]
+        return PrototypeOutput(
+            similarity, best, self.fusion(similarity), torch.cat(means, dim=1)
+        )
 
     def label_identity(self, name: Branch) -> Float[Tensor, "prototype label"]:
         """1 where a prototype belongs to a label of its branch."""
@@ -639,3 +674,65 @@ def branch_classifier_weight(
     own = own / own.sum(1, keepdim=True).clamp(min=1)
     foreign = foreign / foreign.sum(1, keepdim=True).clamp(min=1)
     return (own - 0.5 * foreign) / ceiling
+
+
+def to_arrays(network: PrototypeNetwork) -> dict[str, np.ndarray]:
+    """Weights by name, float32, as a bundle holds them."""
+    return {
+        name: tensor.detach().cpu().numpy().astype(np.float32)
+        for name, tensor in network.state_dict().items()
+        if not name.endswith(_COUNTER)
+    }
+
+
+def from_arrays(
+    config: PrototypeConfig, arrays: Mapping[str, np.ndarray]
+) -> PrototypeNetwork:
+    """The network with these weights, in eval mode.
+
+    Raises
+    ------
+    BundleError
+        ``E_WEIGHTS`` naming the tensor that is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        network = PrototypeNetwork(config)
+    state = {k: v for k, v in network.state_dict().items() if not k.endswith(_COUNTER)}
+    check_shapes(
+        {name: array.shape for name, array in arrays.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+    )
+    counters = [name for name in network.state_dict() if name.endswith(_COUNTER)]
+    weights = {name: torch.tensor(array).float() for name, array in arrays.items()}
+    network.load_state_dict(
+        weights | dict.fromkeys(counters, torch.tensor(0)), strict=True, assign=True
+    )
+    return network.eval()
+
+
+def fold_batch_norm(network: PrototypeNetwork) -> PrototypeNetwork:
+    """The same function for inference, each batch norm folded into its convolution.
+
+    Parameters
+    ----------
+    network
+        In eval mode; it is changed in place.
+    """
+    for module in list(network.modules()):
+        children = dict(module.named_children())
+        for conv, norm in _convolutions_before_norm(children):
+            fused = torch.nn.utils.fusion.fuse_conv_bn_eval(children[conv], children[norm])  # pyright: ignore[reportArgumentType]
+            setattr(module, conv, fused)
+            setattr(module, norm, nn.Identity())
+    return network
+
+
+def _convolutions_before_norm(children: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+    """Names of each convolution and the batch norm that follows it in a module."""
+    names = list(children)
+    return [
+        (first, second)
+        for first, second in pairwise(names)
+        if isinstance(children[first], nn.Conv1d | nn.Conv2d)
+        and isinstance(children[second], nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
