@@ -36,6 +36,115 @@ from phenokit.readers.ecg import read_ecg
 from phenokit.recording import Notice, Recording
 
 if TYPE_CHECKING:
+    from phenokit.networks.prototype import PrototypeNetwork
+
+BATCH = 16
+"""Every forward pass has this many recordings, padded with zeros: the numbers of one
+recording do not depend on how many others came with it."""
+
+THRESHOLD_MARGIN = 1e-4
+"""A probability this near its threshold may fall on the other side on other hardware."""
+
+
+@dataclass(frozen=True, eq=False)
+class ECGModel:
+    """A loaded bundle, ready to score.
+
+    Attributes
+    ----------
+    labels
+        Codes in the order of the logits.
+    contract
+        What is done to a recording before it is scored.
+    prototypes
+        In the order of the similarities.
+    weight, bias
+        Of the fused head, ``(label, prototype)`` and ``(label,)``.
+    """
+
+    name: str
+    bundle: Bundle
+    labels: tuple[str, ...]
+    contract: InputContract
+    prototypes: tuple[Prototype, ...]
+    calibration: Calibration
+    trust: Trust
+    weight: Float[np.ndarray, "label prototype"]
+    bias: Float[np.ndarray, " label"]
+    network: "PrototypeNetwork"
+    device: str
+
+    @property
+    def bundle_hash(self) -> str:
+        """SHA-256 of the bundle's list of hashes."""
+        return self.bundle.bundle_hash
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredECG:
+    """What became of one ECG.
+
+    Attributes
+    ----------
+    outcome, code, all_codes, message
+        The outcome, its first code, every code that holds, and a sentence for a clinician.
+    quality
+        Verdict lead by lead; ``None`` where the file could not be read.
+    probability, logit
+        Shape ``(label,)``; NaN where the recording was rejected or abstained from.
+    similarity
+        Shape ``(prototype,)``, at most 1; NaN as above.
+    window
+        First latent step of the best window of each prototype, shape ``(prototype,)``.
+    start, stop
+        Seconds of the recording that were scored; NaN where none were.
+    """
+
+    record_id: str
+    outcome: Outcome
+    code: str
+    all_codes: tuple[str, ...]
+    message: str
+    model: str
+    bundle_hash: str
+    labels: tuple[str, ...]
+    quality: Quality | None
+    probability: Float[np.ndarray, " label"]
+    logit: Float[np.ndarray, " label"]
+    similarity: Float[np.ndarray, " prototype"]
+    window: Int[np.ndarray, " prototype"]
+    start: float = float("nan")
+    stop: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A scored ECG and, by falling probability, its findings with their prototypes.
+
+    `findings` is empty where the recording was not scored.
+    """
+
+    scored: ScoredECG
+    findings: tuple[Finding, ...]
+
+
+def load_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
+    """Load a bundle, check its hashes, and build its network.
+
+    Parameters
+    ----------
+    name_or_path
+        Name of an installed bundle, or its folder.
+    device
+        ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where there is one.
+
+    Raises
+    ------
+    BundleError
+        If the bundle is damaged or does not fit its network.
+    """
+    import torch
+
     from phenokit.networks.prototype import PrototypeConfig, fold_batch_norm, from_arrays
 
     bundle = load_bundle(name_or_path)

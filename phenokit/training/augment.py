@@ -1,8 +1,10 @@
 """Random changes of a prepared ECG that leave its diagnosis as it is."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +21,11 @@ class Augmentation:
         Standard deviation of a factor on each lead.
     noise
         Largest standard deviation of white noise, in units of the signal.
+    wander
+        Largest amplitude of a slow sine on each lead (0.1 to 0.5 Hz: breathing, movement).
+    stretch
+        Largest relative change of the time scale of a batch; what is missing at the end is
+        mirrored.
     lead_dropout
         Share of leads set to zero.
     mixup
@@ -29,6 +36,8 @@ class Augmentation:
     shift: int = 100
     gain: float = 0.1
     noise: float = 0.05
+    wander: float = 0.0
+    stretch: float = 0.0
     lead_dropout: float = 0.0
     mixup: float = 0.0
 
@@ -60,6 +69,16 @@ def augment(
     if settings.noise:
         level = settings.noise * uniform(batch, 1, 1)
         signal = signal + level * normal(batch, leads, samples)
+    if settings.wander:
+        seconds = torch.arange(samples, device=signal.device) / 100.0
+        frequency = 0.1 + 0.4 * uniform(batch, 1, 1)
+        phase = 2 * math.pi * (frequency * seconds + uniform(batch, leads, 1))
+        signal = signal + settings.wander * uniform(batch, leads, 1) * torch.sin(phase)
+    if settings.stretch:
+        factor = 1 + settings.stretch * (2 * float(uniform(1)) - 1)
+        stretched = F.interpolate(signal, size=round(samples * factor), mode="linear")
+        missing = max(samples - stretched.shape[-1], 0)
+        signal = F.pad(stretched[..., :samples], (0, missing), mode="reflect")
     if settings.lead_dropout:
         signal = signal * (uniform(batch, leads, 1) >= settings.lead_dropout)
     if settings.mixup:
@@ -71,7 +90,7 @@ def augment(
 
 
 def _beta(concentration: float, generator: torch.Generator) -> float:
-    """One draw of a symmetric Beta distribution with a concentration up to 1 (Johnk 1964)."""
+    """One draw of a symmetric Beta distribution, concentration up to 1 (Jöhnk 1964)."""
     while True:
         u, v = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         x, y = u ** (1 / concentration), v ** (1 / concentration)

@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -58,6 +59,9 @@ class FitConfig:
 
     Attributes
     ----------
+    averaging
+        Decay a step of the running mean of the weights that is validated and kept; 0: off
+        (Polyak & Juditsky 1992).
     patience
         Epochs without a better validation macro-AUROC after which a stage ends; 0: never.
     pos_weight, pos_weight_cap
@@ -75,6 +79,7 @@ class FitConfig:
     learning_rate: float = 3e-3
     joint_learning_rate: float = 3e-4
     weight_decay: float = 1e-2
+    averaging: float = 0.99
     patience: int = 0
     pos_weight: Literal["conventional", "reference", "none"] = "none"
     pos_weight_cap: float = 10.0
@@ -524,7 +529,8 @@ class _Trainer:
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=learning_rate, weight_decay=settings.weight_decay
         )
-        first = self.run.load(stage, module, optimizer)
+        average = _Average(module, settings.averaging)
+        first = self.run.load(stage, module, optimizer, average)
         steps = max(len(self.data.train) // settings.batch_size, 1)
         for epoch in range(first, n_epochs):
             if self.run.should_stop(stage, settings.patience):
@@ -547,8 +553,10 @@ class _Trainer:
                         generator=draw.augmentation,
                     )
                     total += descend(optimizer, loss, signal, labels, device=self.device)
-            score = self._validation_auroc(module, scores)
-            self.run.save(stage, epoch, score, module, optimizer)
+                    average.update(module)
+            with average.in_place_of(module):
+                score = self._validation_auroc(module, scores)
+            self.run.save(stage, epoch, score, module, optimizer, average)
             self.report(Progress(stage, epoch + 1, n_epochs, total / steps, score))
         self.run.restore_best(stage, module)
         module.eval()
@@ -642,14 +650,19 @@ class _Run:
         return stage in self.state["stages"]
 
     def load(
-        self, stage: Stage, module: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        stage: Stage,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: "_Average",
     ) -> int:
-        """Put the last checkpoint into module and optimizer; the epoch to go on with."""
+        """Put the last checkpoint into all three; the epoch to go on with."""
         if not self.is_done(stage):
             return 0
         epoch = self.state["stages"][stage]["epochs"]
         tensors = read_tensors(self.folder / f"{stage}-last-{epoch}.safetensors")
         _load_module(module, tensors, "module.")
+        average.load(tensors)
         names = [name for name, _ in module.named_parameters()]
         slots: dict[int, dict[str, Tensor]] = {}
         for key, array in tensors.items():
@@ -666,9 +679,10 @@ class _Run:
         score: float,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
+        average: "_Average",
     ) -> None:
         """Write the checkpoint, then the index that names it: a kill keeps the old."""
-        tensors = _module_tensors(module, "module.")
+        tensors = _module_tensors(module, "module.") | average.tensors()
         names = [name for name, _ in module.named_parameters()]
         for index, slot in optimizer.state_dict()["state"].items():
             for key, value in slot.items():
@@ -679,10 +693,11 @@ class _Run:
         best, best_epoch = done["best"], done["best_epoch"]
         if score > best or not best_epoch:
             best, best_epoch = score, epoch + 1
-            write_tensors(
-                self.folder / f"{stage}-best-{best_epoch}.safetensors",
-                _module_tensors(module, "module."),
-            )
+            with average.in_place_of(module):
+                write_tensors(
+                    self.folder / f"{stage}-best-{best_epoch}.safetensors",
+                    _module_tensors(module, "module."),
+                )
         self.state["stages"][stage] = {
             "epochs": epoch + 1,
             "best": best,
@@ -709,6 +724,41 @@ class _Run:
             epoch = self.state["stages"][stage]["best_epoch"]
             path = self.folder / f"{stage}-best-{epoch}.safetensors"
             _load_module(module, read_tensors(path), "module.")
+
+
+class _Average:
+    """Running mean of a module's weights and buffers."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.mean = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                self.mean[name].lerp_(tensor, 1 - self.decay)
+            else:
+                self.mean[name].copy_(tensor)
+
+    @contextmanager
+    def in_place_of(self, module: nn.Module) -> Iterator[None]:
+        """The module with the mean weights, for as long as the context lasts."""
+        current = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        module.load_state_dict(self.mean)
+        try:
+            yield
+        finally:
+            module.load_state_dict(current)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {
+            f"average.{name}": t.detach().cpu().numpy() for name, t in self.mean.items()
+        }
+
+    def load(self, tensors: Mapping[str, np.ndarray]) -> None:
+        for name, mean in self.mean.items():
+            mean.copy_(torch.from_numpy(tensors[f"average.{name}"]))
 
 
 def _module_tensors(module: nn.Module, prefix: str) -> dict[str, np.ndarray]:

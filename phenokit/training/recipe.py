@@ -57,6 +57,7 @@ class Training(_Section):
     learning_rate: float = 3e-3
     joint_learning_rate: float = 3e-4
     weight_decay: float = 1e-2
+    averaging: float = 0.99
     patience: int = 0
     pos_weight: Literal["conventional", "reference", "none"] = "conventional"
     pos_weight_cap: float = 10.0
