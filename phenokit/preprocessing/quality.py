@@ -218,7 +218,7 @@ def _sentence(leads: Sequence[str], singular: str, plural: str, remedy: str) -> 
 
 
 def _judge_gaps(present: Bool[np.ndarray, "lead sample"]) -> list[_Finding]:
-    leads = _named(~present.all(axis=1))
+    leads = _named(~np.asarray(present.all(axis=1)))
     if not leads:
         return []
     share = 100 * (1 - present.mean(axis=1).min())

@@ -68,6 +68,9 @@ _TIME_COLUMN = re.compile(r"(?:t|time|seconds?)(?:\s*[\[(]\s*s\s*[\])]|_s)?", re
 _COLUMN = re.compile(r"\s*(?P<name>[^\[(]*?)\s*(?:[\[(]\s*(?P<unit>\S+?)\s*[\])])?\s*")
 _NUMBERS = re.compile(r"[0-9eE+\-.,\n \tnNaA]*", re.ASCII)
 
+_SHIFTED = {"start_sample", "LeadTimeOffset"}
+"""Notes of ecgdatakit on leads that begin later than others."""
+
 _LIBRARY = threading.Lock()  # warnings and loggers are global: one file at a time
 
 
@@ -441,9 +444,28 @@ def _read_scp(data: bytes, record_id: str) -> Recording:
         raise BadInput("E_HEADER", "The file is not an SCP-ECG file.")
     if int.from_bytes(data[2:6], "little") != len(data):
         raise BadInput("E_SIZE_MISMATCH", "The declared size is not that of the file.")
+    for start, stop in _scp_lead_ranges(data):
+        if stop - start + 1 > 8 * len(data):  # a sample takes at least one bit
+            raise BadInput(
+                "E_SIZE_MISMATCH", "A lead declares more samples than there are."
+            )
     return _read_by_library(
         data, record_id, "SCP-ECG", "scp_ecg", "SCPECGParser", "E_HEADER"
     )
+
+
+def _scp_lead_ranges(data: bytes) -> Iterator[tuple[int, int]]:
+    """First and last sample that section 3 declares for each lead (EN 1064, 5.6)."""
+
+    def number(position: int, width: int) -> int:
+        return int.from_bytes(data[position : position + width], "little")
+
+    for pointer in range(22, min(6 + number(10, 4), len(data)) - 9, 10):
+        if number(pointer, 2) != 3:
+            continue
+        body = number(pointer + 6, 4) - 1 + 16
+        for lead in range(number(body, 1)):
+            yield number(body + 2 + 9 * lead, 4), number(body + 6 + 9 * lead, 4)
 
 
 def _read_by_library(
@@ -460,6 +482,8 @@ def _read_by_library(
     exact = record.raw_metadata.get("rhythm_time", {}).get("sampling_rate_exact")
     if exact is None and any("rounded" in text or "integer" in text for text in said):
         raise BadInput("E_FS", "The sampling rate is not a whole number of Hz.")
+    if any(lead.annotations.keys() & _SHIFTED for lead in record.leads):
+        raise BadInput("E_DISCONTINUOUS", "The leads were not recorded at the same time.")
     channels = [_library_channel(lead, exact) for lead in record.leads]
     age = record.patient.age
     return _recording(
