@@ -1,7 +1,7 @@
 """From a trained network to a bundle: what stands beside the weights, and the card."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from phenokit.evidence.trust import Calibration, Trust, fit_trust
-from phenokit.networks.checkpoint import write_bundle
+from phenokit.networks.checkpoint import Bundle, load_bundle, write_bundle
 from phenokit.networks.prototype import (
     SAMPLES,
+    PrototypeConfig,
     PrototypeNetwork,
+    from_arrays,
     to_arrays,
     window_bounds,
 )
@@ -29,10 +31,12 @@ from phenokit.training.fit import (
     Report,
     TrainingSet,
     fit,
+    fit_heads,
+    project,
     score_rows,
     training_set,
 )
-from phenokit.training.project import Sources
+from phenokit.training.project import Sources, Unique
 from phenokit.training.recipe import CardTexts, Recipe
 
 SAMPLING_RATE = 100.0
@@ -65,6 +69,12 @@ def train_ecg(
     str
         The bundle hash.
     """
+    if archive.contract_id != contract.identifier:
+        raise BadInput(
+            "E_VERSION",
+            f"the archive was prepared as {archive.contract_id}, the recipe asks for "
+            f"{contract.identifier}: pack it again",
+        )
     labels = recipe.label_codes(archive)
     data = training_set(archive, labels)
     settings = recipe.fit_config(seed)
@@ -148,6 +158,167 @@ def assemble(
             name, texts, data, calibration, trust, network, metrics, contract, today
         ),
     )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on one split of an archive."""
+
+    model: str
+    bundle_hash: str
+    dataset: str
+    split: str
+    metrics: Metrics
+    scp_macro_auroc: Interval
+    scp_labels: tuple[str, ...]
+    distinct_sources: dict[str, float]
+
+
+MIN_TEST_POSITIVES = 10
+"""SCP codes with fewer positives in a split are not part of its macro mean."""
+
+
+def evaluate_bundle(
+    model: str | Path, archive: PackedArchive, *, split: str, seed: int
+) -> Evaluation:
+    """Measure a bundle on a split of an archive.
+
+    Parameters
+    ----------
+    split
+        ``"train"``, ``"val"``, ``"test"``, or ``"all"``. Labels that the archive lacks
+        count as unknown.
+    seed
+        Of the patient bootstrap.
+
+    Raises
+    ------
+    BadInput
+        ``E_VERSION`` if the archive was prepared by another contract, ``E_EMPTY`` if the
+        split has no record.
+    """
+    bundle = load_bundle(model)
+    network, _ = _network_of(bundle, archive)
+    labels = network.config.labels
+    data = _aligned(archive, labels)
+    rows = np.arange(len(archive))
+    if split != "all":
+        rows = np.flatnonzero((archive.table["split"] == split).to_numpy())
+    if not len(rows):
+        raise BadInput("E_EMPTY", f"the archive has no record in the split {split}")
+    calibration = Calibration.from_dict(bundle.calibration)
+    metrics = evaluate_rows(network, data, rows, calibration, seed=seed)
+    superclasses = {s.code for s in SUPERCLASSES}
+    scp = [code for code in labels if code not in superclasses]
+    _, logit = score_rows(network, data, rows)
+    patients = data.patient_ids
+    of_codes = evaluate_scores(
+        data.labels[rows],
+        calibration.probability(logit),
+        labels,
+        [patients[row] for row in rows],
+        rng=np.random.default_rng(seed),
+        macro_labels=scp,
+        min_positives=MIN_TEST_POSITIVES,
+    )
+    return Evaluation(
+        model=bundle.name,
+        bundle_hash=bundle.bundle_hash,
+        dataset=archive.dataset,
+        split=split,
+        metrics=metrics,
+        scp_macro_auroc=of_codes.macro_auroc,
+        scp_labels=of_codes.macro_labels,
+        distinct_sources=distinct_sources(bundle.prototypes),
+    )
+
+
+def project_bundle(
+    model: str | Path,
+    archive: PackedArchive,
+    out: Path,
+    *,
+    unique: Unique,
+    include_waveforms: bool,
+    today: date,
+) -> str:
+    """Anchor a bundle's prototypes on another archive and write the new bundle.
+
+    Backbone and add-on layers stay as they are; the heads are fitted again to the new
+    similarities, and the model is calibrated on the archive's validation split.
+
+    Returns
+    -------
+    str
+        The bundle hash.
+
+    Raises
+    ------
+    BadInput
+        As `evaluate_bundle` and `training_set`.
+    """
+    bundle = load_bundle(model)
+    network, contract = _network_of(bundle, archive)
+    data = training_set(archive, network.config.labels)
+    settings = FitConfig(seed=int(bundle.config["seed"]), unique=unique)
+    sources = project(network, data, unique=unique)
+    fit_heads(network, data, settings)
+    card = bundle.card
+    texts = CardTexts.model_validate(
+        {key: card[key] for key in CardTexts.model_fields if key in card}
+        | {
+            "first_line": f"{card['first_line']} Prototypes anchored on {archive.dataset}.",
+            "training_data": f"{card['training']['data']}; prototypes: {archive.dataset}",
+            "split": card["training"]["split"],
+        }
+    )
+    return assemble(
+        network,
+        sources,
+        data,
+        out,
+        name=out.name,
+        contract=contract,
+        texts=texts,
+        settings=settings,
+        today=today,
+        include_waveforms=include_waveforms,
+    )
+
+
+def distinct_sources(prototypes: pd.DataFrame) -> dict[str, float]:
+    """Share of each label's prototypes that come from distinct records, within a branch."""
+    return {
+        str(label): float(group.groupby("branch")["record_id"].nunique().sum() / len(group))
+        for label, group in prototypes.groupby("label")
+    }
+
+
+def _network_of(
+    bundle: Bundle, archive: PackedArchive
+) -> tuple[PrototypeNetwork, InputContract]:
+    """The bundle's network, if the archive was prepared by its contract."""
+    contract = InputContract.from_dict(bundle.config["input"])
+    if archive.contract_id != contract.identifier:
+        raise BadInput(
+            "E_VERSION",
+            f"the archive was prepared as {archive.contract_id}; {bundle.name} reads "
+            f"{contract.identifier}: pack it again for this model",
+        )
+    config = PrototypeConfig.from_dict(bundle.config["network"])
+    return from_arrays(config, bundle.tensors), contract
+
+
+def _aligned(archive: PackedArchive, labels: tuple[str, ...]) -> TrainingSet:
+    """The archive with the network's labels; those that it lacks are unknown."""
+    column = {code: k for k, code in enumerate(archive.label_codes)}
+    unknown = np.full(len(archive), np.nan)
+    aligned = [
+        archive.labels[:, column[code]].astype(np.float64) if code in column else unknown
+        for code in labels
+    ]
+    rows = np.zeros(0, dtype=int)
+    return TrainingSet(archive, labels, np.stack(aligned, axis=1), rows, rows, rows)
 
 
 def prototype_table(

@@ -84,9 +84,18 @@ class CardTexts(_Section):
 
 
 class Recipe(_Section):
-    """Everything but the archive and the seed."""
+    """Everything but the archive and the seed.
+
+    Attributes
+    ----------
+    normalisation
+        Of the input contract; the archive must have been prepared by it.
+    include_waveforms
+        Keep the source ECGs of the prototypes in the bundle.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    normalisation: Literal["none", "z_score"] = "z_score"
     include_waveforms: bool = False
     labels: Labels = Labels()
     network: Network

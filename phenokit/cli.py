@@ -1,0 +1,495 @@
+"""The command line: each command is one call into the library.
+
+Exit codes: 0 done; 3 some recordings were rejected and ``--strict`` was given; 64 usage; 65
+the input, bundle or run does not fit; 66 an analysis refused by its own gate; 70 internal
+error; 74 disk; 130 interrupted.
+
+Nothing heavy is imported before a command needs it: ``--help`` costs a few bare pythons.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from phenokit.pipeline import Explanation
+    from phenokit.training.fit import Progress
+
+app = typer.Typer(
+    help="Phenotypes from ECGs and intracranial EEGs that a clinician can check.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,  # rich would triple the cost of --help
+)
+train_app = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+models_app = typer.Typer(
+    help="List, show and verify models.", no_args_is_help=True, rich_markup_mode=None
+)
+data_app = typer.Typer(
+    help="Pack data sets, fetch prototypes.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(train_app, name="train")
+app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
+
+
+class Device(StrEnum):
+    """Where a network runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class UniqueSource(StrEnum):
+    """Whether a record or a patient may serve two prototypes of one label."""
+
+    NONE = "none"
+    RECORD = "record"
+    PATIENT = "patient"
+
+
+ModelOption = Annotated[
+    str, typer.Option(help="Installed model, or the folder of a bundle.")
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where the network runs.")]
+OutOption = Annotated[Path, typer.Option(help="Folder that the results go to.")]
+
+
+def main() -> None:
+    """Run the command line; every expected fault becomes one sentence and an exit code."""
+    try:
+        exit_code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except OSError as error:
+        _fail(f"disk: {error.strerror or type(error).__name__}", 74)
+    except Exception as error:
+        _fail(*_explain_failure(error))
+    else:
+        sys.exit(exit_code if isinstance(exit_code, int) else 0)
+
+
+def _explain_failure(error: Exception) -> tuple[str, int]:
+    from phenokit.errors import AnalysisRefused, BadInput, PhenoKitError
+
+    if isinstance(error, BadInput):
+        return f"{error.code}: {error}", 65
+    if isinstance(error, AnalysisRefused):
+        return str(error), 66
+    if isinstance(error, PhenoKitError):
+        return str(error), 65
+    usage = getattr(error, "format_message", None)
+    if usage is not None:  # click's usage errors
+        return usage(), 64
+    if type(error).__name__ == "Abort":
+        return "interrupted", 130
+    raise error
+
+
+def _fail(message: str, exit_code: int) -> None:
+    typer.echo(f"phenokit: {message}", err=True)
+    sys.exit(exit_code)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed_version
+
+    typer.echo(installed_version("phenokit"))
+
+
+@app.command()
+def demo(
+    out: OutOption = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 1,
+) -> None:
+    """Write simulated demo recordings for a first look at the app, and what each shows."""
+    from phenokit.simulation.demo import write_demo_recordings
+
+    files = write_demo_recordings(out, seed=seed)
+    typer.echo(f"{len(files)} files in {out}")
+
+
+@app.command()
+def score(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An ECG file or a folder.")
+    ],
+    out: OutOption,
+    model: ModelOption = "ecg-ptbxl",
+    device: DeviceOption = Device.AUTO,
+    strict: Annotated[bool, typer.Option(help="Exit with 3 if any is rejected.")] = False,
+) -> int:
+    """Score ECGs: a row a recording in Parquet, with an outcome code, bad files included."""
+    from phenokit.batch.score import score_path
+    from phenokit.pipeline import load_model
+
+    loaded = load_model(model, device=device.value)
+    with _progress_bar("scoring") as show:
+        scoring = score_path(source, out, loaded, progress=show)
+    for outcome, count in scoring.outcomes.items():
+        typer.echo(f"{count:>9,}  {outcome}")
+    for code, count in scoring.codes.items():
+        typer.echo(f"{count:>9,}    {code}")
+    if scoring.not_scored:
+        typer.echo(
+            f"{len(scoring.not_scored):>9,}  files hold no recording (manifest.json)"
+        )
+    if not scoring.n_recordings:
+        typer.echo("phenokit: no recording found", err=True)
+        return 65
+    return 3 if strict and scoring.outcomes.get("rejected") else 0
+
+
+@app.command()
+def explain(
+    record: Annotated[Path, typer.Argument(help="An ECG file.")],
+    model: ModelOption = "ecg-ptbxl",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    open_abstained: Annotated[
+        bool, typer.Option(help="Show numbers although the model abstains.")
+    ] = False,
+    device: DeviceOption = Device.AUTO,
+) -> None:
+    """Say what the model scored in one ECG, and which training ECGs it resembles."""
+    from phenokit.pipeline import explain as explain_recording
+    from phenokit.pipeline import load_model
+    from phenokit.readers.ecg import read_ecg
+
+    loaded = load_model(model, device=device.value)
+    explanation = explain_recording(read_ecg(record), loaded, open_abstained=open_abstained)
+    if as_json:
+        import json
+
+        from phenokit.report.explanation import explanation_dict
+
+        typer.echo(json.dumps(explanation_dict(explanation), indent=2, ensure_ascii=False))
+    else:
+        for line in _explanation_lines(explanation):
+            typer.echo(line)
+
+
+@train_app.command("ecg")
+def train_ecg_command(
+    recipe: Annotated[
+        Path, typer.Argument(help="TOML file: labels, network, training, card.")
+    ],
+    archive: Annotated[Path, typer.Option(help="Packed archive.")],
+    out: OutOption,
+    run: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
+        "runs/ecg"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    device: DeviceOption = Device.AUTO,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
+) -> None:
+    """Train an ECG prototype network through all its stages and write its bundle."""
+    from datetime import date
+
+    import torch
+
+    from phenokit.preprocessing.contract import InputContract
+    from phenokit.readers.packed import open_archive
+    from phenokit.training.assemble import train_ecg
+    from phenokit.training.recipe import read_recipe
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = read_recipe(recipe)
+    with _training_log() as report:
+        bundle_hash = train_ecg(
+            settings,
+            open_archive(archive),
+            out,
+            contract=InputContract(normalisation=settings.normalisation),
+            seed=seed,
+            run_folder=run,
+            today=date.today(),
+            device=_torch_device(device),
+            resume=resume,
+            report=report,
+        )
+    typer.echo(f"{out} written, bundle hash {bundle_hash[:8]}")
+
+
+@app.command()
+def project(
+    model: Annotated[
+        str, typer.Argument(help="Installed model, or the folder of a bundle.")
+    ],
+    data: Annotated[Path, typer.Option(help="Packed archive of your own ECGs.")],
+    out: OutOption,
+    unique: Annotated[
+        UniqueSource, typer.Option(help="May a source serve two prototypes of a label?")
+    ] = UniqueSource.RECORD,
+    include_waveforms: Annotated[
+        bool,
+        typer.Option(help="Keep the source ECGs in the bundle; it must stay with you."),
+    ] = False,
+) -> None:
+    """Anchor a model's prototypes on your own archive, so that it shows your own ECGs."""
+    from datetime import date
+
+    from phenokit.readers.packed import open_archive
+    from phenokit.training.assemble import project_bundle
+
+    bundle_hash = project_bundle(
+        model,
+        open_archive(data),
+        out,
+        unique=unique.value,
+        include_waveforms=include_waveforms,
+        today=date.today(),
+    )
+    typer.echo(f"{out} written, bundle hash {bundle_hash[:8]}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="Installed model, or the folder of a bundle.")
+    ],
+    data: Annotated[Path, typer.Option(help="Packed archive with labels.")],
+    out: OutOption,
+    split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Measure a model on a split: AUROC, AUPRC, calibration, distinct prototypes."""
+    from phenokit.readers.packed import open_archive
+    from phenokit.report.metrics import write_metrics
+    from phenokit.training.assemble import evaluate_bundle
+
+    result = evaluate_bundle(model, open_archive(data), split=split, seed=seed)
+    write_metrics(result, out)
+    typer.echo((out / "metrics.md").read_text(encoding="utf-8"))
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the installed models."""
+    from phenokit.networks.card import read_card
+    from phenokit.networks.checkpoint import bundle_folders, models_folder
+
+    folders = bundle_folders()
+    if not folders:
+        typer.echo(f"no model in {models_folder()} (PHENOKIT_MODELS names the folder)")
+    for folder in folders:
+        card = read_card(folder)
+        typer.echo(f"{card.name}  {card.version}  {card.first_line}")
+
+
+@models_app.command("show")
+def show_model(
+    name: Annotated[str, typer.Argument(help="Installed model or folder.")],
+) -> None:
+    """Print a model's card."""
+    from phenokit.networks.card import format_toml
+    from phenokit.networks.checkpoint import load_bundle
+
+    bundle = load_bundle(name)
+    typer.echo(f"bundle hash {bundle.bundle_hash}\n")
+    typer.echo(format_toml(bundle.card))
+
+
+@models_app.command("verify")
+def verify_model(
+    name: Annotated[
+        str | None, typer.Argument(help="Default: every installed model.")
+    ] = None,
+) -> None:
+    """Check every hash of a model."""
+    from phenokit.networks.checkpoint import bundle_folders, load_bundle
+
+    for target in [name] if name else [str(folder) for folder in bundle_folders()]:
+        bundle = load_bundle(target)
+        typer.echo(f"{bundle.name}: all hashes match, bundle hash {bundle.bundle_hash}")
+
+
+@models_app.command("install")
+def install_model(
+    file: Annotated[Path, typer.Argument(help="A zip file of one bundle.")],
+) -> None:
+    """Add a model from a zip file after checking it."""
+    from phenokit.networks.install import install_bundle
+
+    bundle = install_bundle(file)
+    typer.echo(f"{bundle.name} installed, bundle hash {bundle.bundle_hash[:8]}")
+
+
+@data_app.command("pack")
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="PTB-XL, or ECG files.")],
+    out: OutOption,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with record_id, patient_id, split, labels.")
+    ] = None,
+    z_score: Annotated[bool, typer.Option(help="Scale each lead to unit variance.")] = True,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "",
+) -> None:
+    """Pack ECGs into one archive that training, projection and evaluation read."""
+    from phenokit.batch.pack import pack_folder, pack_ptbxl, read_labels
+    from phenokit.preprocessing.contract import InputContract
+
+    contract = InputContract(normalisation="z_score" if z_score else "none")
+    with _progress_bar("packing") as show:
+        if (source / "ptbxl_database.csv").is_file():
+            packing = pack_ptbxl(source, out, contract=contract, progress=show)
+        else:
+            table = None if labels is None else read_labels(labels)
+            packing = pack_folder(
+                source,
+                out,
+                dataset=name or source.name,
+                contract=contract,
+                table=table,
+                progress=show,
+            )
+    typer.echo(
+        f"{packing.n_packed:,} packed, {len(packing.rejected):,} rejected (see {out})"
+    )
+
+
+@data_app.command("prototypes")
+def fetch_prototypes(
+    model: Annotated[str, typer.Argument(help="Installed model.")],
+    out: Annotated[Path, typer.Option(help="Folder; name it in PHENOKIT_PTBXL.")],
+    source: Annotated[
+        str, typer.Option(help="Where PTB-XL is served from.")
+    ] = "https://physionet.org/files/ptb-xl/1.0.3",
+) -> None:
+    """Download the PTB-XL records of a model's prototypes (needs a network)."""
+    from phenokit.networks.checkpoint import load_bundle
+    from phenokit.readers.ptbxl import fetch_records
+
+    table = load_bundle(model).prototypes
+    record_ids = sorted(
+        set(table.loc[table["dataset"].str.startswith("PTB-XL"), "record_id"])
+    )
+    with _progress_bar("fetching") as show:
+        n_fetched = fetch_records(record_ids, out, source=source, progress=show)
+    typer.echo(f"{n_fetched} records fetched; set PHENOKIT_PTBXL={out.resolve()}")
+
+
+@app.command("check-inputs")
+def check_inputs_command(
+    folder: Annotated[Path, typer.Argument(help="Holds manifest.csv and the cases.")],
+    out: Annotated[Path, typer.Option(help="File for the outcomes.")],
+    workers: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    strict: Annotated[bool, typer.Option(help="Exit with 3 if any is rejected.")] = False,
+) -> int:
+    """Read every case of a folder of hostile files and write the outcome of each."""
+    from phenokit.batch.check_inputs import check_inputs
+
+    return check_inputs(folder, out, workers=workers, strict=strict)
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, device, installed models, and whether everything works offline."""
+    from phenokit.report.doctor import diagnose
+
+    for line in diagnose():
+        typer.echo(line)
+
+
+# --- showing ----------------------------------------------------------------------------
+
+
+def _explanation_lines(explanation: "Explanation") -> list[str]:
+    """What `phenokit explain` prints: the outcome, then the findings with prototypes."""
+    from phenokit.statements import clinical_name
+
+    scored = explanation.scored
+    lines = [
+        "Research use - not for diagnosis",
+        f"{scored.record_id}: {scored.outcome} ({', '.join(scored.all_codes)})",
+        scored.message,
+        f"model {scored.model}, bundle {scored.bundle_hash[:8]}",
+    ]
+    for finding in explanation.findings:
+        mark = "*" if finding.is_present else " "
+        lines.append(
+            f"\n{mark} {100 * finding.probability:5.1f} %  {clinical_name(finding.label)}"
+            f"  (threshold {100 * finding.threshold:.1f} %)"
+        )
+        if not finding.is_present:
+            continue
+        for match in finding.matches[:3]:
+            source = match.prototype
+            lines.append(
+                f"      {match.contribution:+.2f}  resembles {source.label} prototype "
+                f"{source.prototype_id}: similarity {match.similarity:.2f}, "
+                f"{match.start:.2f}-{match.stop:.2f} s; "
+                f"source {source.dataset} {source.record_id}"
+            )
+        shown = sum(match.contribution for match in finding.matches[:3])
+        rest = finding.logit - finding.bias - shown
+        lines.append(
+            f"      {rest:+.2f}  all other prototypes ({len(finding.matches) - 3}); "
+            f"baseline {finding.bias:+.2f}; logit {finding.logit:+.2f}"
+        )
+    return lines
+
+
+def _progress_bar(title: str) -> Any:  # noqa: ANN401 - a context manager of rich
+    """A bar with the time left; yields ``show(done, of)``."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    @contextmanager
+    def bar() -> Any:  # noqa: ANN401
+        columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(title, total=None)
+            yield lambda done, of: progress.update(task, completed=done, total=of)
+
+    return bar()
+
+
+def _training_log() -> Any:  # noqa: ANN401 - a context manager of rich
+    """One line an epoch, and a bar with the time left of the stage."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextmanager
+    def log() -> Any:  # noqa: ANN401
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bars:
+            tasks: dict[str, Any] = {}
+
+            def report(step: "Progress") -> None:
+                if step.stage not in tasks:
+                    tasks[step.stage] = bars.add_task(step.stage, total=step.n_epochs)
+                bars.update(tasks[step.stage], completed=step.epoch)
+                console.print(
+                    f"{step.stage} {step.epoch}/{step.n_epochs}  loss {step.loss:.4f}  "
+                    f"validation macro-AUROC {step.validation_auroc:.4f}"
+                )
+
+            yield report
+
+    return log()
+
+
+def _torch_device(device: Device) -> str:
+    import torch
+
+    if device is Device.AUTO:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device.value
+
+
+if __name__ == "__main__":
+    main()
