@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -46,6 +46,9 @@ SAMPLES = 1000
 
 STRIDE = 32
 """Samples a latent step: every trunk halves the time axis five times."""
+
+_DROPOUT_POSITION = 6
+"""Where a 2D trunk has its dropout: after the two blocks of each of three stages."""
 
 Pooling = Literal["max", "topk", "mean"]
 
@@ -386,6 +389,7 @@ class ResNet2d(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
+        self.widths, self.leads = widths, leads
         blocks: list[nn.Module] = []
         inputs = widths[0]
         for stage, outputs in enumerate(widths):
@@ -502,6 +506,34 @@ def ceiling(features: int, steps: int) -> float:
     (13.0, 4.0, 1.0)
     """
     return 1.0 if steps == 1 else math.isqrt(features * steps) / steps
+
+
+def window_distance(
+    features: Float[Tensor, "batch feature time"],
+    prototypes: Float[Tensor, "prototype feature step"],
+) -> Float[Tensor, "batch prototype window"]:
+    """Euclidean distance of every window to every prototype.
+
+    Summed over differences rather than by a product, so that a window at its own prototype
+    has distance 0.
+    """
+    windows = rearrange(
+        features.unfold(2, prototypes.shape[-1], 1),
+        "batch f w s -> batch w (f s)",
+    )
+    flat = rearrange(prototypes, "p f s -> p (f s)")
+    distance = torch.cdist(windows, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    return rearrange(distance, "batch w p -> batch p w")
+
+
+def distance_similarity(
+    distance: Float[Tensor, "batch prototype window"],
+) -> Float[Tensor, "batch prototype window"]:
+    """``log((d + 1) / (d + 1e-4))``: the published alternative to the cosine.
+
+    No network here or in the paper is trained with it; it stands for comparison.
+    """
+    return torch.log((distance + 1) / (distance + 1e-4))
 
 
 def pool_windows(
@@ -655,6 +687,20 @@ def window_bounds(window: int, steps: int | None) -> tuple[int, int]:
     return STRIDE * window, min(STRIDE * (window + steps), SAMPLES)
 
 
+def reference_window_start(window: int, steps: int) -> int:
+    """First sample of a window as the published code draws it: 31.25 samples a step.
+
+    Kept to compare with its figures; `window_bounds` is where the latent step lies.
+
+    Examples
+    --------
+    >>> [reference_window_start(w, 3) for w in (0, 7, 29)]
+    [0, 218, 906]
+    """
+    length = SAMPLES * steps // 32
+    return min(SAMPLES * window // 32, SAMPLES - length)
+
+
 def branch_classifier_weight(
     identity: Float[Tensor, "prototype label"],
     init: Literal["scaled", "reference"] = "scaled",
@@ -708,6 +754,47 @@ def from_arrays(
         weights | dict.fromkeys(counters, torch.tensor(0)), strict=True, assign=True
     )
     return network.eval()
+
+
+def for_inference(network: PrototypeNetwork) -> PrototypeNetwork:
+    """The same function at less cost: batch norm folded, padding rows not multiplied.
+
+    Parameters
+    ----------
+    network
+        In eval mode; it is changed in place and can no longer be trained.
+    """
+    for name, trunk in network.trunks.items():
+        if isinstance(trunk, ResNet2d):
+            network.trunks[name] = collapse_rows(trunk).eval()
+    return fold_batch_norm(network)
+
+
+def collapse_rows(trunk: ResNet2d) -> ResNet1d:
+    """A 2D trunk as the 1D trunk of the same function.
+
+    Its stem reduces the leads to one row, after which the first and last row of every
+    3 x 3 kernel only meet padding: a third of the products remains.
+    """
+    weights = {}
+    for name, tensor in trunk.state_dict().items():
+        if tensor.dim() == 4:  # (output, input, row, column)
+            if name.startswith("stem."):
+                tensor = tensor[:, 0]  # the rows are the leads: (output, lead, column)
+            else:
+                tensor = tensor[:, :, tensor.shape[2] // 2]
+        weights[_without_dropout(name)] = tensor
+    collapsed = ResNet1d(trunk.widths, leads=trunk.leads)
+    collapsed.load_state_dict(weights)
+    return collapsed
+
+
+def _without_dropout(name: str) -> str:
+    """Name of a block in a trunk that has no dropout between its third and fourth stage."""
+    part, number, rest = (name.split(".", 2) + ["", ""])[:3]
+    if part == "stages" and int(number) > _DROPOUT_POSITION:
+        return f"stages.{int(number) - 1}.{rest}"
+    return name
 
 
 def fold_batch_norm(network: PrototypeNetwork) -> PrototypeNetwork:

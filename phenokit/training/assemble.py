@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
+from phenokit.errors import BadInput
 from phenokit.evidence.trust import Calibration, Trust, fit_trust
 from phenokit.networks.checkpoint import Bundle, load_bundle, write_bundle
 from phenokit.networks.prototype import (
@@ -25,17 +26,10 @@ from phenokit.preprocessing.contract import InputContract
 from phenokit.readers.packed import PackedArchive
 from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES, Branch
 from phenokit.training.calibrate import calibrate
+from phenokit.training.dataset import TrainingSet, training_set
 from phenokit.training.evaluate import Interval, Metrics, evaluate_scores
-from phenokit.training.fit import (
-    FitConfig,
-    Report,
-    TrainingSet,
-    fit,
-    fit_heads,
-    project,
-    score_rows,
-    training_set,
-)
+from phenokit.training.fit import fit, fit_heads, project, score_rows
+from phenokit.training.loop import FitConfig, Report
 from phenokit.training.project import Sources, Unique
 from phenokit.training.recipe import CardTexts, Recipe
 
