@@ -1,7 +1,8 @@
 """Simulated 12-lead ECGs whose truth is known: labels, beats and the borders of each wave.
 
-`simulate_ecg` makes one recording: a heart drawn for a person (`heart`), changed by the
-conditions (`conditions`), beating in a rhythm (`rhythm`), recorded with noise (`noise`).
+`simulate_ecg` makes one recording: a heart drawn for a person (`heart`), changed by
+conditions (`conditions` is the table of them), beating in a rhythm (`rhythm`), recorded
+with noise (`noise`).
 `simulate_cohort` makes the archive that the demonstration model is trained on. The same
 generator state gives the same bytes. These are teaching pictures of what a condition looks
 like, not a substitute for recordings of patients.
@@ -15,12 +16,12 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from phenokit.recording import LEADS, Recording, derive_limb_leads
+from phenokit.simulation.chambers import keep_within_normal_voltage
 from phenokit.simulation.conditions import (
     CONDITIONS,
     Condition,
     contradiction,
     in_order,
-    keep_within_normal_voltage,
 )
 from phenokit.simulation.heart import (
     VISIBLE,
@@ -116,10 +117,10 @@ def simulate_ecg(
     conditions: str | Sequence[str],
     *,
     rng: np.random.Generator,
-    age: float = 60.0,
+    age: float | int = 60,
     sex: str = "female",
-    sampling_rate: float = 500.0,
-    duration: float = 10.0,
+    sampling_rate: float | int = 500,
+    duration: float | int = 10,
     noise: Noise = CLEAN,
     subject: Subject | None = None,
     record_id: str = "simulated",
@@ -165,6 +166,7 @@ def simulate_ecg(
     >>> sorted(ecg.labels), ecg.recording.signal.shape
     (['AFIB', 'CRBBB'], (12, 5000))
     """
+    age, sampling_rate, duration = float(age), float(sampling_rate), float(duration)
     names = (conditions,) if isinstance(conditions, str) else tuple(conditions)
     _check(names, age=age, sex=sex, duration=duration)
     if subject is None:
@@ -192,7 +194,7 @@ def simulate_ecg(
     recording = Recording(
         signal=np.concatenate([independent[:2], limb, independent[2:]]),
         channels=LEADS,
-        sampling_rate=float(sampling_rate),
+        sampling_rate=sampling_rate,
         record_id=record_id,
         resolution=np.full(12, 0.001),
         age=float(subject.age),
@@ -356,7 +358,7 @@ def _breathe(
     time: Float[np.ndarray, " time"],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "3 time"]:
-    """The heart turns and the lungs fill with each breath: height and axis sway a little."""
+    """The heart turns and the lungs fill with the breath: height and axis sway a little."""
     breath = np.sin(2 * np.pi * rng.uniform(0.18, 0.32) * time + rng.uniform(0, 2 * np.pi))
     height = 1 + rng.uniform(0.005, 0.05) * breath
     turn = rng.normal(0, 0.03) * breath
@@ -422,8 +424,8 @@ def simulate_cohort(
     n: int,
     *,
     rng: np.random.Generator,
-    sampling_rate: float = 100.0,
-    duration: float = 10.0,
+    sampling_rate: float | int = 100,
+    duration: float | int = 10,
     normal_share: float = 0.35,
     combination_share: float = 0.3,
 ) -> SimulatedCohort:
@@ -449,6 +451,7 @@ def simulate_cohort(
     -------
     SimulatedCohort
     """
+    sampling_rate, duration = float(sampling_rate), float(duration)
     plans = _deal_conditions(n, rng, normal_share, combination_share)
     samples = round(duration * sampling_rate)
     signals = np.empty((n, len(LEADS), samples), dtype=np.int16)
@@ -477,7 +480,7 @@ def simulate_cohort(
         for key, value in zip(columns, (*row, "+".join(names)), strict=True):
             columns[key].append(value)
     arrays = {key: np.array(values) for key, values in columns.items()}
-    return SimulatedCohort(signals, tuple(labels), arrays, float(sampling_rate))
+    return SimulatedCohort(signals, tuple(labels), arrays, sampling_rate)
 
 
 def _draw_patient(rng: np.random.Generator) -> Subject:

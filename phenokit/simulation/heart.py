@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from phenokit.recording import INDEPENDENT_LEADS, LEADS, derive_limb_leads
+from phenokit.recording import LEADS, derive_limb_leads
 
 VISIBLE = 0.8
 """A bump counts as begun or ended at this part of its half-width: 5 % of its height."""
@@ -191,7 +191,7 @@ def draw_subject(rng: np.random.Generator, *, age: float, sex: str) -> Subject:
     qrs_mean = (0.085 if female else 0.092) + 0.00005 * (age - 50)
     qtc_mean = (0.412 if female else 0.402) + 0.00015 * (age - 50)
     return Subject(
-        age=age,
+        age=float(age),
         sex=sex,
         lead_vectors=_draw_lead_vectors(rng),
         gain=gain * float(np.exp(rng.normal(0, 0.16))),
@@ -337,6 +337,11 @@ def qrs_in_leads(
     )
 
 
+def scale_qrs(heart: Heart, factor: float) -> None:
+    """Make the whole QRS higher or lower."""
+    heart.beat.qrs = {name: part.scaled(factor) for name, part in heart.beat.qrs.items()}
+
+
 def sokolow_lyon(qrs: Float[np.ndarray, "12 time"]) -> float:
     """S in V1 plus the larger R of V5 and V6 (mV)."""
     return float(max(-qrs[6].min(), 0.0) + max(qrs[10].max(), qrs[11].max()))
@@ -414,6 +419,3 @@ def decimate(
 def lead_rows(leads: Sequence[str]) -> Int[np.ndarray, " lead"]:
     """Positions of leads among the twelve."""
     return np.array([LEADS.index(lead) for lead in leads], dtype=np.intp)
-
-
-assert len(INDEPENDENT_LEADS) == len(DOWER)

@@ -69,7 +69,7 @@ def electrode_noise(
 def _wander(
     time: Float[np.ndarray, " sample"], rng: np.random.Generator
 ) -> Float[np.ndarray, "electrode sample"]:
-    """Breath (common, of different size at each electrode) and a drift of each electrode."""
+    """Breath (common, but of its own size at each electrode) and a drift of each."""
     electrodes = len(ELECTRODES)
     breath = rng.uniform(0.18, 0.33)
     frequencies = np.array([breath, 2 * breath, *rng.uniform(0.03, 0.6, 3)])
@@ -132,7 +132,7 @@ def clip_amplifier(recording: Recording, *, limit: float) -> Recording:
 def loosen_lead(
     recording: Recording, lead: str, *, rng: np.random.Generator, size: float = 0.8
 ) -> Recording:
-    """A lead whose electrode hardly holds: white noise of standard deviation `size` (mV)."""
+    """A lead whose electrode hardly holds: white noise, standard deviation `size` (mV)."""
     signal = recording.signal.copy()
     signal[recording.channels.index(lead)] += rng.normal(0, size, signal.shape[1])
     return replace(recording, signal=signal)

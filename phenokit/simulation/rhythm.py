@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from phenokit.simulation.conditions import paced_complex, ventricular_ectopic
+from phenokit.simulation.conduction import paced_complex, ventricular_ectopic
 from phenokit.simulation.heart import Complex, Heart, Wave, bump
 
 
@@ -24,8 +24,8 @@ class Schedule:
     p_onset, p_shape
         Every P wave, conducted or not, and its key in `p_shapes`.
     qrs_onset, kind, complex_name, conducted_p
-        Every QRS: kind of beat in words, key in `complexes`, and the onset of the P wave that
-        led to it (NaN where none did).
+        Every QRS: kind of beat in words, key in `complexes`, and the onset of the P wave
+        that led to it (NaN where none did).
     spikes
         Pacemaker stimuli.
     atrial_rate, atrial_vector
@@ -194,7 +194,7 @@ def _fibrillation(
     vector = np.array([0.15, 0.75, -0.85]) + rng.normal(0, 0.25, 3)
     plan.atrial_vector = coarse * vector / np.linalg.norm(vector)
     mean = 60.0 / heart.rate
-    spread = rng.uniform(0.17, 0.28)
+    spread = rng.uniform(0.19, 0.29)
     shape = 1 / spread**2
     shortest = 0.30 if heart.rate > 110 else 0.36
     time = start - rng.uniform(0, mean)
@@ -349,7 +349,7 @@ def _third_degree(
     if wide:
         escape = "escape"
         plan.complexes[escape] = ventricular_ectopic(heart, rng)
-    rr = 60.0 / (rng.uniform(27, 40) if wide else rng.uniform(36, 52))
+    rr = 60.0 / (rng.uniform(27, 40) if wide else rng.uniform(36, 50))
     time = start - rng.uniform(0, rr)
     while time < stop:
         plan.beat(time, "escape", complex_name=escape)
@@ -364,7 +364,7 @@ def _paced(
     start: float,
     stop: float,
 ) -> None:
-    """Pacemaker: of the ventricle alone, of both chambers, after sensed P waves, of the atrium."""
+    """Paced: the ventricle alone, both chambers, after sensed P waves, or the atrium."""
     mode = str(rng.choice(["VVI", "DDD", "VDD", "AAI"], p=[0.45, 0.25, 0.2, 0.1]))
     plan.complexes["paced"] = paced_complex(heart, rng)
     delay = rng.uniform(0.14, 0.20)
@@ -417,7 +417,7 @@ def _add_ventricular_ectopy(
     if pattern is not None:
         after = set(range(int(rng.integers(pattern)), len(times) - 1, pattern))
     else:
-        inside = [i for i, t in enumerate(times[:-1]) if 0.3 < t < stop - 2.0]
+        inside = [i for i, t in enumerate(times[:-1]) if 0.3 < t < stop - 2.6]
         after = _apart(inside, int(rng.integers(1, 4)), rng)
     mean = 60.0 / heart.rate
     coupling = rng.uniform(0.52, 0.66)
@@ -454,7 +454,7 @@ _RHYTHMS = {
 
 
 def draw_rate(heart: Heart, names: frozenset[str], rng: np.random.Generator) -> float:
-    """Mean ventricular rate (a minute) that goes with the conditions; atrial in AV block."""
+    """Mean rate (a minute) that goes with the conditions; of the atria in AV block."""
     if "sinus_tachycardia" in names:
         return rng.uniform(103, 138)
     if "sinus_bradycardia" in names:
@@ -465,6 +465,8 @@ def draw_rate(heart: Heart, names: frozenset[str], rng: np.random.Generator) -> 
         return float(np.clip(rng.normal(88, 22), 52, 155))
     if names & {"second_degree_mobitz_1", "second_degree_mobitz_2", "second_degree_2_to_1"}:
         return rng.uniform(66, 98)
+    if "third_degree_block" in names:
+        return rng.uniform(70, 100)
     if any(name.startswith("acute") for name in names):
         return float(np.clip(heart.rate + rng.uniform(0, 18), 60.5, 98))
     return heart.rate
