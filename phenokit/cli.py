@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from phenokit.pipeline import Explanation
-    from phenokit.training.fit import Progress
+    from phenokit.training.loop import Progress
 
 app = typer.Typer(
     help="Phenotypes from ECGs and intracranial EEGs that a clinician can check.",
@@ -126,7 +126,7 @@ def score(
     device: DeviceOption = Device.AUTO,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if any is rejected.")] = False,
 ) -> int:
-    """Score ECGs: a row a recording in Parquet, with an outcome code, bad files included."""
+    """Score ECGs: a row a recording in Parquet with an outcome, bad files included."""
     from phenokit.batch.score import score_path
     from phenokit.pipeline import load_model
 
@@ -366,7 +366,7 @@ def fetch_prototypes(
 ) -> None:
     """Download the PTB-XL records of a model's prototypes (needs a network)."""
     from phenokit.networks.checkpoint import load_bundle
-    from phenokit.readers.ptbxl import fetch_records
+    from phenokit.readers.physionet import fetch_records
 
     table = load_bundle(model).prototypes
     record_ids = sorted(

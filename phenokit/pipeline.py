@@ -145,7 +145,7 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
     """
     import torch
 
-    from phenokit.networks.prototype import PrototypeConfig, fold_batch_norm, from_arrays
+    from phenokit.networks.prototype import PrototypeConfig, for_inference, from_arrays
 
     bundle = load_bundle(name_or_path)
     if bundle.config.get("kind") != "ecg-prototype":
@@ -154,7 +154,7 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
     network = from_arrays(config, bundle.tensors)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = fold_batch_norm(network).to(device)
+    network = for_inference(network).to(device)
     return ECGModel(
         name=bundle.name,
         bundle=bundle,

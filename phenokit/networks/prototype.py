@@ -791,7 +791,7 @@ def collapse_rows(trunk: ResNet2d) -> ResNet1d:
 
 def _without_dropout(name: str) -> str:
     """Name of a block in a trunk that has no dropout between its third and fourth stage."""
-    part, number, rest = (name.split(".", 2) + ["", ""])[:3]
+    part, number, rest = name.split(".", 2)
     if part == "stages" and int(number) > _DROPOUT_POSITION:
         return f"stages.{int(number) - 1}.{rest}"
     return name

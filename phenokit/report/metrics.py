@@ -38,8 +38,8 @@ def format_metrics(evaluation: Evaluation) -> str:
         f"| {len(evaluation.scp_labels)} SCP codes with 10 positives or more "
         f"| {_words(evaluation.scp_macro_auroc)} | |",
         "",
-        f"Micro F1 at the model's thresholds {metrics.micro_f1:.3f}; best over one threshold "
-        f"{metrics.micro_fmax:.3f}.",
+        f"Micro F1 at the model's thresholds {metrics.micro_f1:.3f}; best over one "
+        f"threshold {metrics.micro_fmax:.3f}.",
         "",
         "| label | n | positive | AUROC | AUPRC | Brier | calibration slope |",
         "| --- | ---: | ---: | --- | --- | --- | --- |",

@@ -68,6 +68,18 @@ def auprc(
     return float(_bootstrap_auprc(labels, score, np.ones((1, len(labels)), dtype=int))[0])
 
 
+def macro_auroc(
+    labels: Float[np.ndarray, "recording label"],
+    score: Float[np.ndarray, "recording label"],
+) -> float:
+    """Mean AUROC over the labels with both outcomes."""
+    known = ~np.isnan(labels)
+    each = [
+        auroc(labels[known[:, k], k], score[known[:, k], k]) for k in range(labels.shape[1])
+    ]
+    return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
+
+
 def patient_resamples(
     patient_ids: Sequence[str | None], *, rng: np.random.Generator, n_resamples: int = 1000
 ) -> Int[np.ndarray, "resample recording"]:

@@ -16,7 +16,7 @@ from phenokit.networks.prototype import PrototypeConfig, compact
 from phenokit.readers.packed import PackedArchive
 from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES, Branch, statement
 from phenokit.training.augment import Augmentation
-from phenokit.training.fit import FitConfig
+from phenokit.training.loop import FitConfig
 from phenokit.training.losses import LossWeights
 
 
