@@ -20,6 +20,7 @@ from phenokit.preprocessing.contract import InputContract, prepare
 from phenokit.readers.ecg import is_ecg_file, read_ecg
 from phenokit.readers.packed import REQUIRED_COLUMNS, quantise, write_archive
 from phenokit.readers.ptbxl import LABEL_CODES, read_ptbxl, read_recordings
+from phenokit.readers.tables import Column, read_table
 from phenokit.recording import Recording
 
 SCALE = 0.001
@@ -35,6 +36,20 @@ PTBXL_NOTES = (
 )
 
 _REJECTED_COLUMNS = ("record_id", "code", "message")
+
+_LABEL_TABLE = (
+    Column("record_id", unique=True),
+    Column("patient_id", is_required=False, may_be_missing=True),
+    Column("split", is_required=False, may_be_missing=True),
+    Column("fold", "integer", low=1, is_required=False, may_be_missing=True),
+    Column("age", "number", low=0, high=130, is_required=False, may_be_missing=True),
+    Column("sex", is_required=False, may_be_missing=True),
+    *(
+        Column(code, "binary", is_required=False, may_be_missing=True)
+        for code in LABEL_CODES
+    ),
+)
+_ALLOWED = {"split": ("train", "val", "test"), "sex": ("female", "male")}
 
 Progress = Callable[[int, int], None]
 """Called with the number of records done and of all."""
@@ -161,6 +176,42 @@ def pack_folder(
     )
 
 
+def read_labels(path: Path) -> pd.DataFrame:
+    """What is known of a folder's records, from a CSV file, for `pack_folder`.
+
+    Parameters
+    ----------
+    path
+        Has the column record_id (path below the folder, without ending), and any of
+        patient_id, split (train, val, test), fold, age, sex (female, male), and labels by
+        their codes: 1, 0, or empty where nobody can say.
+
+    Returns
+    -------
+    pd.DataFrame
+        The columns that the file has; missing cells are ``None`` or NaN.
+
+    Raises
+    ------
+    BadInput
+        As `phenokit.readers.tables.read_table`; ``E_RANGE`` for another split or sex.
+    """
+    table = read_table(path, _LABEL_TABLE, what="table of labels")
+    for name in table.columns.intersection(["patient_id", *_ALLOWED], sort=False):
+        table[name] = pd.Series(
+            [value or None for value in table[name]], dtype=object, index=table.index
+        )
+    for name, allowed in _ALLOWED.items():
+        if name in table.columns and not table[name].dropna().isin(allowed).all():
+            raise BadInput(
+                "E_RANGE",
+                f"Column {name} of the table of labels has to be {', '.join(allowed)}, or "
+                "empty.",
+                where=f"column {name}",
+            )
+    return table
+
+
 def _pack(
     recordings: Iterable[Recording | BadInput],
     out: Path,
@@ -268,6 +319,8 @@ def _checked_table(table: pd.DataFrame | None) -> pd.DataFrame:
             values = [np.nan if value == "" else value for value in known[name].tolist()]
             try:
                 numbers = pd.Series(values, index=known.index).astype("Float64")
+                if dtype == "Int64" and (numbers.dropna() % 1 != 0).any():
+                    raise ValueError(name)
                 known[name] = numbers.astype(dtype)
             except (TypeError, ValueError):
                 message = f"A value of {name} is not a number."
