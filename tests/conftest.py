@@ -70,7 +70,7 @@ def ecg():
 
 @pytest.fixture(scope="session")
 def write_wfdb():
-    """`write_wfdb(folder, name, recording)`: the recording as .hea and .dat, 1 µV a step."""
+    """`write_wfdb(folder, name, recording)`: a record of .hea and .dat, 1 µV a step."""
     import wfdb
 
     def write(folder, name, recording):
