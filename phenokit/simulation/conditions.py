@@ -82,11 +82,6 @@ class Condition:
     slot: Slot
     change: Callable[[Heart, np.random.Generator], None] | None = None
 
-    @property
-    def title(self) -> str:
-        """What a clinician calls it."""
-        return self.name.replace("_mi", "_infarction").replace("_", " ").capitalize()
-
 
 _TABLE = (
     Condition("normal", ("NORM",), "form"),
