@@ -22,7 +22,6 @@ TINY_RECIPE = {
     "network": {
         "prototypes_per_label": {"rhythm": 2, "morphology": 2, "global": 2},
         "widths": [8, 8, 8, 8],
-        "features": 8,
         "dropout": 0.0,
     },
     "training": {

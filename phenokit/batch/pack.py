@@ -202,7 +202,7 @@ def read_labels(path: Path) -> pd.DataFrame:
             [value or None for value in table[name]], dtype=object, index=table.index
         )
     for name, allowed in _ALLOWED.items():
-        if name in table.columns and not table[name].dropna().isin(allowed).all():
+        if name in table.columns and not {None, *allowed}.issuperset(table[name]):
             raise BadInput(
                 "E_RANGE",
                 f"Column {name} of the table of labels has to be {', '.join(allowed)}, or "
@@ -319,7 +319,7 @@ def _checked_table(table: pd.DataFrame | None) -> pd.DataFrame:
             values = [np.nan if value == "" else value for value in known[name].tolist()]
             try:
                 numbers = pd.Series(values, index=known.index).astype("Float64")
-                if dtype == "Int64" and (numbers.dropna() % 1 != 0).any():
+                if dtype == "Int64" and any(n % 1 for n in numbers.dropna().tolist()):
                     raise ValueError(name)
                 known[name] = numbers.astype(dtype)
             except (TypeError, ValueError):

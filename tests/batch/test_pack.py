@@ -132,7 +132,7 @@ def test_the_scripts_pack_their_data_sets(tmp_path, script, n_records, n_train, 
     archive = open_archive(tmp_path / "out", verify=True)
     assert archive.signal.shape == (n_records, 12, 1000)
     assert archive.contract_id == CONTRACT.identifier
-    assert archive.table["split"].eq("train").sum() == n_train
+    assert archive.table["split"].tolist().count("train") == n_train
     assert np.nansum(archive.labels[:, archive.label_codes.index("NORM")]) == norm
 
 
@@ -160,7 +160,7 @@ def test_read_labels_gives_what_pack_folder_takes(hospital, tmp_path):
     archive = open_archive(out)
     assert archive.table["patient_id"].tolist() == ["007", None]
     assert archive.table["split"].tolist() == ["val", None]
-    assert archive.table["sex"].isna().all()
+    assert archive.table["sex"].isna().tolist() == [True, True]
     np.testing.assert_array_equal(archive.labels, [[1.0], [np.nan]])
 
 
