@@ -1,0 +1,20 @@
+"""The browser app: which pages there are, and the frame that every page stands in.
+
+Start it with ``streamlit run app.py``.
+"""
+
+import streamlit as st
+
+from pages import _widgets
+
+st.set_page_config(page_title="PhenoKit", layout="wide")
+page = st.navigation(
+    [
+        st.Page("pages/ecg.py", title="ECG", default=True),
+        st.Page("pages/models.py", title="Models"),
+    ],
+    position="top",
+)
+_widgets.show_frame()
+with _widgets.page_of_the_app():
+    page.run()

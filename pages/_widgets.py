@@ -1,0 +1,194 @@
+"""What the pages share: the engine, the model line, text without Markdown, ECG paper."""
+
+import json
+import logging
+import secrets
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from streamlit.components.v2 import component
+from streamlit.runtime.pages_manager import PagesManager
+
+from phenokit.engine import Engine, EngineBusy
+from phenokit.errors import PhenoKitError
+from phenokit.networks.checkpoint import Bundle, bundle_folders, load_bundle
+from phenokit.preprocessing.contract import InputContract
+from phenokit.report.ecg_paper import BANNER, Tracing
+
+Node = str | list
+"""Text, or ``[tag, attributes, *children]``: the only way that words reach a page's own
+markup. Words become text nodes in the browser and are never read as HTML."""
+
+HERE = Path(__file__).parent
+_RUN = threading.local()
+_LOG = logging.getLogger("phenokit.app")
+
+
+@st.cache_resource(max_entries=1, on_release=Engine.close, show_spinner=False)
+def engine() -> Engine:
+    """The one inference engine of this process."""
+    return Engine()
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _bundle(name: str) -> Bundle:
+    return load_bundle(name)
+
+
+def model_names() -> list[str]:
+    """The ECG models that are installed."""
+    return [folder.name for folder in bundle_folders() if _is_ecg(folder)]
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _is_ecg(folder: Path) -> bool:
+    return json.loads((folder / "config.json").read_bytes()).get("kind") == "ecg-prototype"
+
+
+def model_name() -> str:
+    """Name of the model in use; the sidebar holds the choice."""
+    return st.session_state.get("model") or model_names()[0]
+
+
+def bundle() -> Bundle:
+    """The bundle of the model in use, checked against its hashes, without torch."""
+    return _bundle(model_name())
+
+
+def contract() -> InputContract:
+    """What is done to a recording before the model in use reads it."""
+    return InputContract.from_dict(bundle().config["input"])
+
+
+def filter_words() -> str:
+    """The filter of the model in use, in words."""
+    one = contract()
+    band = (
+        f"{one.low:g} Hz high-pass" if one.high is None else f"{one.low:g}–{one.high:g} Hz"
+    )
+    scale = ", z-score per lead" if one.normalisation == "z_score" else ""
+    return f"{band}, zero phase, {one.sampling_rate:g} Hz{scale}"
+
+
+def calibration_words() -> str:
+    """How logits become probabilities, by the card of the model in use."""
+    return str(bundle().card["calibration"]["method"])
+
+
+def show_frame() -> None:
+    """Banner and model line of every page, and the choice of the model."""
+    names = model_names()
+    if not names:
+        st.error(
+            "No model is installed. Run `phenokit doctor` to see where models are looked "
+            "up, or `phenokit models install FILE` to add one."
+        )
+        st.stop()
+    if len(names) > 1:
+        st.sidebar.selectbox("Model", names, key="model")
+    try:
+        card = bundle().card
+    except PhenoKitError as error:
+        st.error("The model does not match its hashes and was not loaded.")
+        st.text(f"{getattr(error, 'code', '')}: {error}")
+        st.stop()
+    engine().preload(model_name())
+    # Not isolated: its style sheet also says how far the page stands from the top.
+    frame = component(
+        "phenokit_frame",
+        js=_file("markup.js"),
+        css=_file("frame.css"),
+        isolate_styles=False,
+    )
+    nodes = [
+        ["div", {"class": "frame"},
+            ["strong", {"class": "banner"}, BANNER],
+            ["span", {}, f"Model {card['name']} {card['version']}, "
+                f"bundle {bundle().bundle_hash[:8]}"],
+            ["span", {"class": "muted"}, str(card["first_line"])]],
+    ]  # fmt: skip
+    frame(data=nodes, key="frame")
+
+
+def show(
+    nodes: list[Node], *, key: str, on_choose: Callable[[], None] | None = None
+) -> None:
+    """Show text and drawings; `on_choose` is called after a click, see `chosen`."""
+    mount = component("phenokit_markup", js=_file("markup.js"), css=_file("markup.css"))
+    mount(data=nodes, key=key, on_chosen_change=on_choose or _nothing)
+
+
+def require_app() -> None:
+    """Let a page run through `app.py` only: the first line of every page.
+
+    On the first visit of a process Streamlit runs a file of a folder called `pages` by
+    itself, in its older way of several pages: without the banner and past any gate.
+    """
+    if not getattr(_RUN, "is_in_app", False):
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+
+
+@contextmanager
+def page_of_the_app() -> Iterator[None]:
+    """Run a page, and turn an error that nobody foresaw into one sentence.
+
+    Neither the page nor the log shows the text of the error: it may hold a name. The log
+    has its kind and the lines of our code that it passed.
+    """
+    _RUN.is_in_app = True
+    try:
+        yield
+    except EngineBusy as error:
+        st.warning(f"The model is busy: {error}.")
+    except Exception as error:
+        incident = secrets.token_hex(4)
+        passed = traceback.extract_tb(error.__traceback__)
+        trail = " > ".join(
+            f"{Path(frame.filename).name}:{frame.lineno}" for frame in passed
+        )
+        _LOG.error("incident %s: %s at %s", incident, type(error).__name__, trail)
+        st.error(
+            "Something went wrong on this page. Reload it; if it happens again, tell your "
+            f"administrator incident {incident}."
+        )
+    finally:
+        _RUN.is_in_app = False
+
+
+def chosen(key: str) -> str:
+    """What was clicked in `show(..., key=key)`; valid in its `on_choose`."""
+    return str(st.session_state[key].chosen)
+
+
+def show_tracing(
+    tracing: Tracing, *, sampling_rate: float, mark: dict[str, Any] | None, key: str
+) -> dict[str, Any] | None:
+    """The paper with its calipers; returns a measurement when the reader keeps one."""
+    mount = component("phenokit_paper", js=_file("paper.js"), css=_file("paper.css"))
+    data = {
+        "svg": tracing.svg,
+        "alt": tracing.alt,
+        "width": tracing.width,
+        "height": tracing.height,
+        "speed": tracing.speed,
+        "gain": tracing.gain,
+        "boxes": [vars(box) for box in tracing.boxes],
+        "rate": sampling_rate,
+        "mark": mark,
+    }
+    return mount(data=data, key=key, on_kept_change=_nothing).kept
+
+
+@st.cache_resource(show_spinner=False)
+def _file(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _nothing() -> None:
+    """A component only has the results that a callback is named for."""

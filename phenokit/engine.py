@@ -1,0 +1,197 @@
+"""The one inference engine of a process: models loaded once, one worker, a bounded queue.
+
+Many sessions of the app share a model; each asks here. One thread owns the models and runs
+every forward pass, so that nothing is computed twice at a time and memory stays flat.
+Recordings that arrive within a few milliseconds are scored as one batch. A batch is padded
+to one shape by `pipeline`, so a recording's numbers do not depend on its company. When the
+queue is full the answer is `EngineBusy` at once, never a wait without end.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from phenokit.errors import PhenoKitError
+from phenokit.evidence.prototypes import Prototype
+from phenokit.pipeline import (
+    ECGModel,
+    Explanation,
+    ScoredECG,
+    explain_scored,
+    load_model,
+    score_ecg,
+    source_recording,
+)
+from phenokit.recording import Recording
+
+
+class EngineBusy(PhenoKitError):
+    """The queue is full; the same request may succeed in a few seconds."""
+
+
+@dataclass
+class _Job:
+    """A function to run in the worker, or a recording to score in a batch."""
+
+    run: Callable[[], Any] | None = None
+    recording: Recording | None = None
+    batch: tuple[str, bool] | None = None  # model, open_abstained
+    future: Future = field(default_factory=Future)
+
+
+class Engine:
+    """Scores and explains recordings for every session of a process.
+
+    Parameters
+    ----------
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    max_waiting
+        Requests that may wait; one more is refused with `EngineBusy`.
+    max_batch
+        Recordings in one forward pass at most.
+    window
+        Seconds to wait for company before a batch is run.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        max_waiting: int = 32,
+        max_batch: int = 16,
+        window: float = 0.004,
+    ) -> None:
+        self._device = device
+        self._max_batch = max_batch
+        self._window = window
+        self._models: dict[str, ECGModel] = {}
+        self._asked: set[str] = set()
+        self._queue: queue.Queue[_Job | None] = queue.Queue(maxsize=max_waiting)
+        self._worker = threading.Thread(target=self._work, name="phenokit", daemon=True)
+        self._worker.start()
+
+    def model(self, name: str) -> ECGModel:
+        """The model of this name, loaded on first use.
+
+        Raises
+        ------
+        BundleError
+            If its bundle is missing or does not match its hashes.
+        """
+        return self._models.get(name) or self.run(lambda: self._model(name)).result()
+
+    def preload(self, name: str) -> None:
+        """Begin to load a model, so that the first recording need not wait for it."""
+        if name not in self._asked:
+            self._asked.add(name)
+            with suppress(EngineBusy):
+                self.run(lambda: self._model(name))
+
+    def score_ecg(
+        self, recording: Recording, model: str, *, open_abstained: bool = False
+    ) -> ScoredECG:
+        """What `pipeline.score_ecg` says, scored together with whoever asks meanwhile."""
+        job = _Job(recording=recording, batch=(model, open_abstained))
+        return self._put(job).result()
+
+    def explain(
+        self, recording: Recording, model: str, *, open_abstained: bool = False
+    ) -> Explanation:
+        """What `pipeline.explain` says; scored together with whoever asks meanwhile."""
+        scored = self.score_ecg(recording, model, open_abstained=open_abstained)
+        return explain_scored(scored, self.model(model))
+
+    def source_recording(self, prototype: Prototype, model: str) -> Recording | None:
+        """The recording of a prototype; ``None`` where it is not at hand."""
+        return self.run(lambda: source_recording(prototype, self._model(model))).result()
+
+    def run(self, function: Callable[[], Any]) -> Future:
+        """Run a function in the worker thread, after what waits there already.
+
+        Raises
+        ------
+        EngineBusy
+            If the queue is full.
+        """
+        return self._put(_Job(run=function))
+
+    def close(self) -> None:
+        """Finish what waits, then end the worker."""
+        self._queue.put(None)
+        self._worker.join()
+
+    def _put(self, job: _Job) -> Future:
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            raise EngineBusy(
+                f"{self._queue.maxsize} recordings are waiting; try again in a few seconds"
+            ) from None
+        return job.future
+
+    def _work(self) -> None:
+        is_open = True
+        while is_open:
+            jobs, is_open = self._next_jobs()
+            batches: dict[tuple[str, bool], list[_Job]] = {}
+            for job in jobs:
+                if job.batch is None:
+                    _settle(job.future, job.run)
+                else:
+                    batches.setdefault(job.batch, []).append(job)
+            for (model, open_abstained), members in batches.items():
+                self._score(members, model, open_abstained=open_abstained)
+
+    def _next_jobs(self) -> tuple[list[_Job], bool]:
+        """The next job and, if it can be batched, those that follow within the window."""
+        job = self._queue.get()
+        if job is None:
+            return [], False
+        jobs = [job]
+        end = time.monotonic() + self._window
+        while jobs[-1].batch is not None and len(jobs) < self._max_batch:
+            try:
+                job = self._queue.get(timeout=max(end - time.monotonic(), 0))
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, False
+            jobs.append(job)
+        return jobs, True
+
+    def _score(self, jobs: Sequence[_Job], model: str, *, open_abstained: bool) -> None:
+        recordings = [job.recording for job in jobs if job.recording is not None]
+        try:
+            scored = score_ecg(
+                recordings, self._model(model), open_abstained=open_abstained
+            )
+        except Exception as error:
+            if len(jobs) > 1:  # one recording must not spoil the others'
+                for job in jobs:
+                    self._score([job], model, open_abstained=open_abstained)
+                return
+            jobs[0].future.set_exception(error)
+            return
+        for job, one in zip(jobs, scored, strict=True):
+            job.future.set_result(one)
+
+    def _model(self, name: str) -> ECGModel:
+        """Only the worker calls this, so a model is never loaded twice."""
+        if name not in self._models:
+            self._models[name] = load_model(name, device=self._device)
+        return self._models[name]
+
+
+def _settle(future: Future, function: Callable[[], Any] | None) -> None:
+    if function is None:
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

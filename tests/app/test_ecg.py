@@ -1,0 +1,183 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+CLEAN, NOISY = "demo03", "demo13"
+
+
+def panels(app: AppTest) -> dict[str, str]:
+    """What each panel of the page was given, by its key, as JSON text."""
+    return {
+        str(element.key): element.proto.json
+        for element in app.main
+        if element.type == "bidi_component"
+    }
+
+
+def everything(app: AppTest) -> str:
+    """All that the browser is sent."""
+    return " ".join(str(element.proto) for element in app.main)
+
+
+def opened(app: AppTest, name: str) -> AppTest:
+    app.run()
+    choice = app.selectbox(key="record-Demo")
+    index = next(n for n, option in enumerate(choice.options) if option.startswith(name))
+    return choice.select_index(index).run()
+
+
+def upload(app: AppTest, *files: tuple[str, bytes]) -> AppTest:
+    app.run()
+    app.segmented_control(key="source").set_value("Upload").run()
+    uploads = [(name, data, "application/octet-stream") for name, data in files]
+    return app.file_uploader(key="upload").set_value(uploads).run()
+
+
+def test_the_page_opens_with_banner_model_and_hash(app: AppTest):
+    start = time.perf_counter()
+    app.run()
+    assert time.perf_counter() - start < 10
+    assert not app.exception
+    frame = panels(app)["frame"]
+    assert "Research use" in frame
+    assert "ecg-demo" in frame
+
+
+def test_input_facts_and_quality_stand_before_the_findings(app: AppTest):
+    keys = list(panels(opened(app, CLEAN)))
+    assert keys.index("input") < keys.index("tracing") < keys.index("findings")
+    facts = panels(app)["input"]
+    for fact in ("WFDB", "500 Hz", "mV", "Derived leads", "Signal quality"):
+        assert fact in facts
+
+
+def test_the_printed_sum_is_the_logit(app: AppTest):
+    opened(app, CLEAN)
+    sentence = next(text.value for text in app.text if text.value.startswith("Prototypes "))
+    numbers = sentence.replace("−", "-").replace(",", "").replace(";", "").split()
+    total, bias, logit = float(numbers[1]), float(numbers[3].rstrip(":")), float(numbers[5])
+    assert total + bias == pytest.approx(logit, abs=0.0016)
+
+
+def test_the_five_largest_prototypes_are_drawn_on_one_scale(app: AppTest):
+    rows = json.loads(panels(opened(app, CLEAN))["prototypes"])[0][2:]
+    assert len(rows) == 5
+    for row in rows:
+        drawings = [text for text in _texts(row) if text.startswith("<svg")]
+        sizes = {drawing[: drawing.index(" viewBox")] for drawing in drawings}
+        assert (len(drawings), len(sizes)) == (2, 1)
+
+
+def test_an_abstained_record_shows_a_reason_and_no_probability(app: AppTest):
+    opened(app, NOISY)
+    verdict = panels(app)["verdict"]
+    assert "Not assessable" in verdict
+    assert "Next step" in verdict
+    assert "findings" not in panels(app)
+    without_drawing = {key: text for key, text in panels(app).items() if key != "tracing"}
+    assert not any(" %" in text for text in without_drawing.values())
+
+
+def test_the_scores_of_an_abstained_record_open_on_purpose_only(app: AppTest):
+    opened(app, NOISY)
+    app.toggle[-1].set_value(True).run()
+    assert "findings" in panels(app)
+    assert any("not assessable" in warning.value for warning in app.warning)
+
+
+def test_a_record_can_be_reached_by_a_random_id_that_names_nothing(app: AppTest):
+    opened(app, CLEAN)
+    record = app.query_params["record"]
+    assert CLEAN not in record
+    again = AppTest.from_file(app._script_path, default_timeout=60)
+    again.query_params["record"] = record
+    assert "findings" in panels(again.run())
+
+
+def test_an_address_that_is_not_known_says_so(app: AppTest):
+    app.query_params["record"] = "0123456789abcdef"
+    app.run()
+    assert any("not at hand" in info.value for info in app.info)
+
+
+def test_an_uploaded_record_is_scored_and_leaves_nothing_behind(
+    app: AppTest, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    header, signal = (
+        (demo_folder / f"{CLEAN}{end}").read_bytes() for end in (".hea", ".dat")
+    )
+    upload(app, ("Jane Doe.hea", header), (f"{CLEAN}.dat", signal))
+    assert "findings" in panels(app)
+    assert "Jane" not in everything(app)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(100), "E_FORMAT"),
+        ("a.pdf", b"%PDF-1.7\n", "E_FORMAT"),
+        ("a.hea", b"a 12 1e3 5000\n", "E_HEADER"),
+        ("a.hea", b"a 1 500 5000\n../../etc/passwd 16 1000/mV 16 0 0 0 0 I\n", "E_PATH"),
+        ("../a.dat", b"0000", "E_PATH"),
+    ],
+)
+def test_a_file_that_is_no_ecg_is_refused_with_its_code(
+    app: AppTest, name: str, data: bytes, code: str
+):
+    upload(app, (name, data))
+    assert not app.exception
+    assert code in panels(app)["rejected"]
+    assert "findings" not in panels(app)
+
+
+def test_labels_outside_the_model_are_listed_as_not_assessed(app: AppTest):
+    opened(app, CLEAN)
+    assert any(expander.label.startswith("Not assessed") for expander in app.expander)
+
+
+def test_the_marked_window_is_the_matched_window(app: AppTest):
+    opened(app, CLEAN)
+    mark = {"record": app.query_params["record"], "prototype": 0, "start": 1.28,
+            "stop": 2.24, "text": "prototype 0"}  # fmt: skip
+    app.session_state["mark"] = mark
+    app.run()
+    assert json.loads(panels(app)["tracing"])["mark"] == mark
+
+
+def test_an_unforeseen_error_shows_an_incident_and_not_its_text(
+    app: AppTest, caplog: pytest.LogCaptureFixture
+):
+    opened(app, CLEAN)
+    app.session_state["mark"] = {"canary-7391": None}
+    app.run()
+    assert any("incident" in error.value for error in app.error)
+    assert "canary-7391" not in everything(app) + caplog.text
+
+
+def test_the_session_holds_no_arrays(app: AppTest):
+    opened(app, CLEAN)
+    kinds = {type(value).__module__.split(".")[0] for _, value in app.session_state.items()}
+    assert kinds <= {"builtins", "streamlit"}
+
+
+def test_the_models_page_shows_the_card_and_its_hashes(app: AppTest):
+    app.run()
+    app.switch_page("pages/models.py").run()
+    assert not app.exception
+    card = panels(app)["card"]
+    assert "Intended use" in card
+    assert "Licence of the weights" in panels(app)["provenance"]
+    assert "gallery" in panels(app)
+
+
+def _texts(node: object) -> list[str]:
+    if isinstance(node, str):
+        return [node]
+    if isinstance(node, list):
+        return [text for part in node for text in _texts(part)]
+    return []
