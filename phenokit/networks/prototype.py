@@ -15,7 +15,9 @@ departs from it so that the explanation is true and the network small:
   of three latent steps sees 1.31 s, not 4.99 s.
 - The trunk is shifted by half a latent step, so that step w is centred on the samples
   [32 w, 32 w + 32) that are shown for it.
-- Latent features may be negative, so that unrelated windows have similarity 0, not 1.
+- Prototypes live among the trunk's own features, sparse and not below 0, where unrelated
+  windows have a similarity near 0; after the published sigmoid it is near 1. The two
+  add-on layers cost 6 points of validation macro-AUROC over SCP codes on 1,764 records.
 - Similarity is the plain cosine, pooled over windows by its maximum: what is scored is the
   window that is shown. The paper's code scores the mean and shows the maximum.
 - The global branch pools over time: a prototype of 32 aligned steps would compare the phase
@@ -108,13 +110,11 @@ class PrototypeConfig:
     labels
         Labels of the fused head, in order.
     features
-        Channels of the latent features that prototypes live in.
+        Channels of the latent features that the add-on layers make of the trunk's, as
+        published; ``None``: prototypes live among the trunk's own features.
     similarity
         ``"cosine"``, at most 1, or ``"reference"``: the published scaled cosine with
         ceilings 1, 13 and 4.
-    signed
-        Whether latent features may be negative. As published they lie in (0, 1), where
-        unrelated windows have a cosine near 1.
     pooling
         How window similarities become one: ``"max"``; ``"topk"``, the mean of the five
         best; ``"mean"``, as the published code scores.
@@ -125,9 +125,8 @@ class PrototypeConfig:
     labels: tuple[str, ...]
     trunks: dict[str, TrunkConfig]
     branches: dict[Branch, BranchConfig]
-    features: int
+    features: int | None
     similarity: Literal["cosine", "reference"] = "cosine"
-    signed: bool = True
     pooling: Pooling = "max"
     dropout: float = 0.0
 
@@ -157,7 +156,6 @@ class PrototypeConfig:
             },
             features=data["features"],
             similarity=data["similarity"],
-            signed=data["signed"],
             pooling=data["pooling"],
             dropout=data["dropout"],
         )
@@ -193,7 +191,6 @@ def published(
         },
         features=512,
         similarity="reference",
-        signed=False,
         pooling="mean",
         dropout=0.35,
     )
@@ -205,7 +202,6 @@ def compact(
     *,
     per_label: Mapping[Branch, int],
     widths: tuple[int, ...] = (32, 64, 128, 256),
-    features: int = 128,
     dropout: float = 0.2,
 ) -> PrototypeConfig:
     """Ours: two trunks, bounded windows, the plain cosine.
@@ -238,7 +234,7 @@ def compact(
             for name, (trunk, window, context) in windows.items()
             if branch_labels.get(name)
         },
-        features=features,
+        features=None,
         dropout=dropout,
     )
 
@@ -275,6 +271,7 @@ class ResidualBlock1d(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch _ before"]
     ) -> Float[Tensor, "batch feature time"]:
+        """The block's output."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(y + self.shortcut(x))
@@ -312,6 +309,7 @@ class ResNet1d(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch lead sample"]
     ) -> Float[Tensor, "batch feature time"]:
+        """Features at every latent step."""
         return self.stages(self.stem(x))
 
 
@@ -346,6 +344,7 @@ class BoundedTrunk(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch lead sample"]
     ) -> Float[Tensor, "batch feature time"]:
+        """Features at every latent step."""
         shifted = F.pad(x, (-self.offset, self.offset))
         return self.stages(self.stem(shifted))
 
@@ -369,6 +368,7 @@ class ResidualBlock2d(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch _ 1 before"]
     ) -> Float[Tensor, "batch feature 1 time"]:
+        """The block's output."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(y + self.shortcut(x))
@@ -410,6 +410,7 @@ class ResNet2d(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch lead sample"]
     ) -> Float[Tensor, "batch feature time"]:
+        """Features at every latent step."""
         image = x[:, None]  # (batch, 1, lead, sample)
         return self.stages(self.stem(image))[:, :, 0]
 
@@ -450,14 +451,14 @@ def _build_trunk(
 
 
 class AddOn(nn.Sequential):
-    """Two 1 x 1 maps after each trunk; as published, a sigmoid keeps features in (0, 1)."""
+    """Two 1 x 1 maps, ReLU between and a sigmoid after: features in (0, 1)."""
 
-    def __init__(self, inputs: int, features: int, *, signed: bool) -> None:
+    def __init__(self, inputs: int, features: int) -> None:
         super().__init__(
             nn.Conv1d(inputs, features, 1),
             nn.ReLU(),
             nn.Conv1d(features, features, 1),
-            nn.Identity() if signed else nn.Sigmoid(),
+            nn.Sigmoid(),
         )
 
 
@@ -583,11 +584,15 @@ class PrototypeNetwork(nn.Module):
             self.contexts[name] = nn.Sequential(
                 *[ResidualBlock1d(width, width) for _ in range(branch.context)]
             )
-            pooled = 2 * width if branch.time_pooling == "mean_max" else width
-            self.add_ons[name] = AddOn(pooled, config.features, signed=config.signed)
-            steps = branch.window or 1
+            channels = 2 * width if branch.time_pooling == "mean_max" else width
+            self.add_ons[name] = nn.Identity()
+            if config.features is not None:
+                self.add_ons[name] = AddOn(channels, config.features)
+                channels = config.features
             count = sum(branch.n_prototypes)
-            self.prototypes[name] = nn.Parameter(torch.randn(count, config.features, steps))
+            self.prototypes[name] = nn.Parameter(
+                torch.randn(count, channels, branch.window or 1)
+            )
             self.classifiers[name] = nn.Linear(count, len(branch.labels), bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.fusion = nn.Linear(self.n_prototypes, len(config.labels))

@@ -229,7 +229,8 @@ class _Stages:
         self.feature_heads = nn.ModuleDict(
             {
                 name: nn.Linear(
-                    (2 if branch.window else 1) * config.features, len(config.labels)
+                    (2 if branch.window else 1) * network.prototypes[name].shape[1],
+                    len(config.labels),
                 )
                 for name, branch in config.branches.items()
             }

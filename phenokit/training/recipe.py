@@ -44,7 +44,6 @@ class Network(_Section):
 
     prototypes_per_label: dict[Branch, int]
     widths: tuple[int, ...] = (32, 64, 128, 256)
-    features: int = 128
     dropout: float = 0.2
 
 
@@ -134,7 +133,6 @@ class Recipe(_Section):
             label_codes,
             per_label=self.network.prototypes_per_label,
             widths=self.network.widths,
-            features=self.network.features,
             dropout=self.network.dropout,
         )
 
