@@ -291,8 +291,10 @@ def _is_clipped(
     back to the same value with every beat; the end of a 16-bit converter is reached by no
     wave at all.
     """
-    median = np.median(signal, axis=1)
     clipped = np.zeros(len(signal), dtype=bool)
+    if signal.shape[1] < 2:
+        return clipped
+    median = np.median(signal, axis=1)
     for extreme, sign in ((signal.max(axis=1), 1), (signal.min(axis=1), -1)):
         is_at = sign * signal >= (sign * extreme - step / 2)[:, np.newaxis]
         stays = is_at[:, 1:] & is_at[:, :-1]
@@ -446,16 +448,12 @@ def _judge_noise(
     wandering = _named(usable & (np.ptp(baseline, axis=1) > limits.wander))
     remedy = "check the {electrode}, let the patient lie still and record again."
     if heart_rate is None:
-        message = f"No heartbeat can be told from the noise: {remedy}"
-        findings.append(
-            _Finding(
-                "A_NOISE",
-                message.format(electrode="electrodes"),
-                _named(usable),
-                "noisy",
-                "shows no heartbeat",
-            )
+        message = (
+            "No heartbeat can be told from the noise: check the electrodes, and the sampling "
+            "rate of the export, and record again."
         )
+        detail = "shows no heartbeat"
+        findings.append(_Finding("A_NOISE", message, _named(usable), "noisy", detail))
     elif noisy:
         message = _sentence(noisy, "is noisy", "are noisy", remedy)
         findings.append(_Finding("A_NOISE", message, noisy, "noisy", "is noisy"))

@@ -54,8 +54,8 @@ def write_by_wfdb(folder: Path, digital, form: str, *, baseline=0) -> Path:
     own_bytes = {"61": digital.T.astype(">i2"), "160": digital.T.astype("<i4") + 32768}
     wfdb.wrsamp(
         "b", fs=500, units=["mV"] * 12, sig_name=list(LEADS), adc_gain=[200.0] * 12,
-        d_signal=digital.T.astype(np.int64), baseline=[baseline] * 12, write_dir=str(folder),
-        fmt=["16" if form in own_bytes else form] * 12,
+        d_signal=digital.T.astype(np.int64), baseline=[baseline] * 12,
+        fmt=["16" if form in own_bytes else form] * 12, write_dir=str(folder),
     )  # fmt: skip
     path = folder / "b.hea"
     if form in own_bytes:
@@ -72,7 +72,7 @@ def test_read_wfdb_is_bit_equal_to_rdsamp(form, n_samples, digital, tmp_path):
     path = write_by_wfdb(tmp_path, digital[:, :n_samples] % limit, form, baseline=7)
     ours = read_wfdb(path)
     signal, fields = wfdb.rdsamp(str(path.with_suffix("")))
-    assert np.array_equal(ours.signal, signal.T)
+    assert np.array_equal(ours.signal, np.asarray(signal).T)
     assert ours.sampling_rate == fields["fs"]
 
 
@@ -85,7 +85,7 @@ def test_read_wfdb_is_bit_equal_to_rdsamp_on_ptbxl():
     assert paths
     for path in paths:
         signal, _ = wfdb.rdsamp(str(path.with_suffix("")))
-        assert np.array_equal(read_wfdb(path).signal, signal.T)
+        assert np.array_equal(read_wfdb(path).signal, np.asarray(signal).T)
 
 
 def test_read_wfdb_reads_the_marker_of_a_missing_sample_as_nan(digital, tmp_path):
