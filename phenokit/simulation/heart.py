@@ -46,8 +46,8 @@ DOWER = np.array(
 )
 
 
-# V2 and V3 lie nearest to the heart and write more than Dower's far dipole says. The factors
-# bring the median R, S and T of the simulated near those of the normal ECGs of PTB-XL.
+# V2 and V3 lie nearest to the heart and write more than Dower's far dipole says. These
+# factors bring the median R, S and T near those of the normal ECGs of PTB-XL.
 _LIMB_GAIN = np.array([[1.08], [0.88]])
 _CHEST_GAIN = np.array([0.95, 1.5, 1.22, 1.0, 1.0, 1.0])
 

@@ -42,7 +42,7 @@ class Noise:
 NO_NOISE = Noise()
 CLEAN = Noise(wander=0.012, muscle=0.004, mains=0.001)
 TYPICAL = Noise(wander=0.045, muscle=0.009, mains=0.004, motion=0.02)
-HEAVY = Noise(wander=0.25, muscle=0.06, mains=0.04, motion=0.35)
+HEAVY = Noise(wander=0.3, muscle=0.28, mains=0.15, motion=0.4)
 
 
 def electrode_noise(
