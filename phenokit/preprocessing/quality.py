@@ -449,8 +449,8 @@ def _judge_noise(
     remedy = "check the {electrode}, let the patient lie still and record again."
     if heart_rate is None:
         message = (
-            "No heartbeat can be told from the noise: check the electrodes, and the sampling "
-            "rate of the export, and record again."
+            "No heartbeat can be told from the noise: check the electrodes, and the "
+            "sampling rate of the export, and record again."
         )
         detail = "shows no heartbeat"
         findings.append(_Finding("A_NOISE", message, _named(usable), "noisy", detail))
