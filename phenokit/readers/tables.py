@@ -214,9 +214,12 @@ def _match_header(
                 )
     positions: dict[str, int] = {}
     for position, name in enumerate(header):
-        if name in positions:
+        if name in header[:position]:
+            shown = name if name in expected else str(position + 1)
             raise BadInput(
-                "E_COLUMNS", f"The {what} has column {name} twice.", where=f"column {name}"
+                "E_COLUMNS",
+                f"The {what} has column {shown} twice.",
+                where=f"column {shown}",
             )
         if name in expected:
             positions[name] = position
