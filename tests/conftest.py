@@ -111,7 +111,9 @@ def tiny_archive(tmp_path_factory) -> Path:
         signals=[np.stack(signals)],
         table=pd.DataFrame(
             rows,
-            columns=["record_id", "dataset", "patient_id", "split", "fold", "age", "sex"],
+            columns=pd.Index(
+                ["record_id", "dataset", "patient_id", "split", "fold", "age", "sex"]
+            ),
         ),
         label_codes=TINY_LABELS,
         labels=np.array(labels, dtype=np.float32),

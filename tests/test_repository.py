@@ -1,0 +1,109 @@
+"""What may lie in the repository, and what may be depended on."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LOCK = [
+    line
+    for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+MAX_BYTES = 20 * 10**6
+FLOORS_ONLY = {"starlette"}
+"""Declared for a security floor; another package brings them."""
+
+TOOLS = {"import-linter", "pre-commit", "pyright", "ruff", "beartype"}
+"""Development packages that are run rather than imported."""
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in done.stdout.decode().split("\0") if name]
+    return [path for path in files if path.is_file()]
+
+
+def distribution(name: str) -> str:
+    return re.split(r"[\[<>=!~; ]", name)[0].lower().replace("_", "-")
+
+
+def imported(*places: str) -> set[str]:
+    """Distributions of the third-party modules that the code of some places imports."""
+    found: set[str] = set()
+    for place in places:
+        for path in sorted(ROOT.glob(place)):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.split(".")[0])
+                elif isinstance(node, ast.Call) and "import_module" in ast.unparse(
+                    node.func
+                ):
+                    found |= set(re.findall(r"^import_module\(f?'(\w+)", ast.unparse(node)))
+    found -= set(sys.stdlib_module_names) | {"phenokit", "pages", "__future__"}
+    homes = packages_distributions()
+    return {distribution(home) for name in found for home in set(homes.get(name, [name]))}
+
+
+RUNTIME = imported(
+    "phenokit/**/*.py", "pages/*.py", "app.py", "scripts/*.py", "benchmarks/*.py"
+)
+DECLARED = {distribution(one) for one in PROJECT["dependencies"]}
+DECLARED_DEV = {distribution(one) for one in PROJECT["optional-dependencies"]["dev"]}
+
+
+def test_exactly_the_packages_that_are_imported_are_declared():
+    assert RUNTIME == DECLARED - FLOORS_ONLY
+
+
+def test_exactly_the_packages_that_tests_import_are_in_the_development_extra():
+    assert imported("tests/**/*.py") - DECLARED == DECLARED_DEV - TOOLS
+
+
+def test_the_lock_pins_every_package_by_version_alone():
+    pins = {}
+    for line in LOCK:
+        match = re.fullmatch(r"([\w.-]+)==([\w.]+)", line)
+        assert match is not None, line
+        pins[distribution(match[1])] = match[2]
+    assert len(pins) == len(LOCK)
+    assert set(pins) >= DECLARED | DECLARED_DEV
+    assert pins["torch"] == "2.13.0"
+
+
+def test_no_tracked_file_is_too_large():
+    assert [path.name for path in tracked() if path.stat().st_size > MAX_BYTES] == []
+
+
+def test_no_tracked_file_is_a_pickle():
+    pickles = [
+        path.name
+        for path in tracked()
+        if "bad_inputs" not in path.parts
+        and (
+            path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib")
+            or re.match(rb"\x80[\x02-\x05]", path.read_bytes()[:2])
+        )
+    ]
+    assert pickles == []
+
+
+def test_no_tracked_text_names_a_folder_of_one_machine():
+    machine = re.compile(rb"(?<![\w.~])/(?:wo" rb"rk|home|root|Users)/\w")
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" not in data and "bad_inputs" not in path.parts:
+            assert machine.search(data) is None, path.relative_to(ROOT)
