@@ -75,14 +75,18 @@ def measure(folder: Path, paths: list[str], *, rounds: int) -> None:
             np.copyto(target16, archive.signal[i])
             source32.copy()
 
+    def read_wfdb() -> None:
+        for path in paths:
+            wfdb.rdrecord(path)
+
+    def read_blocks(size: int) -> None:
+        for start in range(0, n_records, size):
+            archive.block(slice(start, start + size))
+
     variants: dict[str, Callable[[], object]] = {
-        "wfdb.rdrecord": lambda: [wfdb.rdrecord(path) for path in paths],
-        "archive, record by record": lambda: [
-            archive.block(slice(i, i + 1)) for i in range(n_records)
-        ],
-        "archive, blocks of 32": lambda: [
-            archive.block(slice(i, i + 32)) for i in range(0, n_records, 32)
-        ],
+        "wfdb.rdrecord": read_wfdb,
+        "archive, record by record": lambda: read_blocks(1),
+        "archive, blocks of 32": lambda: read_blocks(32),
         "raw copy (bound)": copy,
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
