@@ -13,9 +13,6 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from phenokit.errors import BadInput
@@ -46,12 +43,26 @@ _UNREADABLE = {
 }
 
 
-@dataclass(frozen=True)
 class OpenFile:
-    """A regular file that is open: its descriptor and its size when it was opened."""
+    """A regular file that is open, for use in a ``with`` block.
 
-    descriptor: int
-    size: int
+    Attributes
+    ----------
+    descriptor, size
+        The descriptor, and the size in bytes when it was opened.
+    """
+
+    __slots__ = ("descriptor", "size")
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor = descriptor
+        self.size = size
+
+    def __enter__(self) -> "OpenFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
 
     def read(self, length: int | None = None) -> bytes:
         """Read the first `length` bytes, or all that were there when it was opened.
@@ -82,14 +93,13 @@ class OpenFile:
         return data
 
 
-@contextmanager
 def open_checked(
     path: Path,
     *,
     root: Path | None = None,
     max_bytes: int | None = MAX_BYTES,
     what: str = "file",
-) -> Iterator[OpenFile]:
+) -> OpenFile:
     """Open one input file strictly.
 
     Parameters
@@ -105,10 +115,10 @@ def open_checked(
     what
         What the file is, for the message: ``"signal file"``.
 
-    Yields
-    ------
+    Returns
+    -------
     OpenFile
-        Valid within the ``with`` block.
+        To be used in a ``with`` block, which closes it.
 
     Raises
     ------
@@ -126,9 +136,10 @@ def open_checked(
                 "E_TOO_LARGE",
                 f"The {what} has {status.st_size} bytes; the limit is {max_bytes}.",
             )
-        yield OpenFile(descriptor, status.st_size)
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return OpenFile(descriptor, status.st_size)
 
 
 def read_bytes(

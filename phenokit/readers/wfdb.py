@@ -89,6 +89,7 @@ _INVALID = {
 """The sample value that means "not recorded", by format; also the formats that are read."""
 
 _LayoutKey = tuple[tuple[str, ...], ...]
+"""Format, gain, bits, zero, block size and lead name: a tuple of all signals' each."""
 
 
 @dataclass(frozen=True)
@@ -316,27 +317,19 @@ def _is_date(text: str | None) -> bool:
     return True
 
 
-def _signal_lines(lines: Sequence[str]) -> tuple[list[str], _LayoutKey, list[int | None]]:
+def _signal_lines(
+    lines: Sequence[str],
+) -> tuple[tuple[str, ...], _LayoutKey, list[int | None]]:
     """File names, what the archive's headers repeat, and checksums of all signals."""
-    files, key, numbers, checksums = [], [], [], []
-    for line in lines:
-        fields = line.split(None, 8)
-        if len(fields) == 9:
-            name, form, gain, bits, zero, first, checksum, block, lead = fields
-            numbers += [first, checksum]
-            checksums.append(checksum)
-            key.append((form, gain, bits, zero, block, lead))
-        else:
-            name, form, gain, bits, zero, first, checksum, block, lead = fields + [""] * (
-                9 - len(fields)
-            )
-            numbers += [number for number in (first, checksum) if number]
-            checksums.append(checksum)
-            key.append((form, gain, bits, zero, block, lead))
-        files.append(name)
-    if numbers and _INTEGERS.fullmatch(" ".join(numbers) + " ") is None:
+    rows = [line.split(None, 8) for line in lines]
+    if any(len(row) < 9 for row in rows):  # fields may be left out from the end
+        rows = [row + [""] * (9 - len(row)) for row in rows]
+    names, forms, gains, bits, zeros, firsts, sums, blocks, leads = zip(*rows, strict=True)
+    numbers = " ".join(filter(None, firsts + sums))
+    if numbers and _INTEGERS.fullmatch(numbers + " ") is None:
         raise BadInput("E_HEADER", "A first value or checksum is not an integer.")
-    return files, tuple(key), [int(text) if text else None for text in checksums]
+    checksums = [int(text) % 65536 if text else None for text in sums]
+    return names, (forms, gains, bits, zeros, blocks, leads), checksums
 
 
 @lru_cache(maxsize=64)
@@ -348,7 +341,7 @@ def _layout(key: _LayoutKey) -> _Layout:
     take precedence over meaning.
     """
     formats, offsets, skews, gains, baselines, units = [], [], [], [], [], []
-    for number, (form, gain, bits, zero, block, _) in enumerate(key, 1):
+    for number, (form, gain, bits, zero, block, _) in enumerate(zip(*key, strict=True), 1):
         format_match = _FORMAT.fullmatch(form)
         gain_match = _GAIN.fullmatch(gain) if gain else None
         are_integers = all(
@@ -378,9 +371,9 @@ def _layout(key: _LayoutKey) -> _Layout:
         baselines.append(int(baseline or zero or 0))
         units.append(unit)
     try:
-        order, extra = lead_order([lead for *_, lead in key])
+        order, extra = lead_order(key[-1])
     except BadInput:  # said again by _check_meaning
-        order, extra = tuple(range(len(key))), ()
+        order, extra = tuple(range(len(key[-1]))), ()
     millivolt = np.array([MILLIVOLT.get(unit or "", np.nan) for unit in units])[list(order)]
     gain = np.array(gains)[list(order)]
     baseline = np.array(baselines, dtype=np.float64)[list(order)]
@@ -405,7 +398,7 @@ def _layout(key: _LayoutKey) -> _Layout:
         resolution=resolution,
         order=order,
         is_plain=(
-            order == tuple(range(len(key)))
+            order == tuple(range(len(key[-1])))
             and not any(skews)
             and not baseline.any()
             and bool((millivolt == 1).all())
@@ -418,7 +411,7 @@ def _layout(key: _LayoutKey) -> _Layout:
 @lru_cache(maxsize=64)
 def _check_meaning(key: _LayoutKey) -> None:
     """Refuse units, gains and leads that cannot be used, in this order."""
-    signals = [(gain, _GAIN.fullmatch(gain)) for _, gain, *_ in key]
+    signals = [(gain, _GAIN.fullmatch(gain)) for gain in key[1]]
     for number, (_, match) in enumerate(signals, 1):
         where = f"signal {number}"
         if match is not None and match["unit"] not in MILLIVOLT:
@@ -436,7 +429,7 @@ def _check_meaning(key: _LayoutKey) -> None:
                 "calibrated and cannot be read in mV.",
                 where=f"signal {number}",
             )
-    lead_order([lead for *_, lead in key])
+    lead_order(key[-1])
 
 
 def _read_signals(
@@ -568,9 +561,11 @@ def _compare_checksums(
             sums = values.sum(axis=0, dtype=np.uint16).tolist()
         else:
             sums = (block.sum(axis=0, dtype=np.int64) % 65536).tolist()
+        if sums == checksums[start : start + n_signals]:
+            start += n_signals
+            continue
         for number, found in enumerate(sums, start):
-            expected = checksums[number]
-            if expected is not None and expected % 65536 != found:
+            if checksums[number] not in (None, found):
                 raise BadInput(
                     "E_CHECKSUM",
                     f"The samples of signal {number + 1} do not add up to the checksum of "
