@@ -107,3 +107,18 @@ def test_no_tracked_text_names_a_folder_of_one_machine():
         data = path.read_bytes()
         if b"\0" not in data and "bad_inputs" not in path.parts:
             assert machine.search(data) is None, path.relative_to(ROOT)
+
+
+def test_one_module_alone_opens_connections():
+    network = re.compile(
+        r"^\s*(?:import|from) (?:urllib\.request|http\.client|socket|ssl|ftplib|smtplib|"
+        r"requests|httpx|aiohttp|urllib3|fsspec|huggingface_hub)\b",
+        re.MULTILINE,
+    )
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for place in ("phenokit/**/*.py", "pages/*.py", "app.py")
+        for path in ROOT.glob(place)
+        if network.search(path.read_text("utf-8"))
+    ]
+    assert users == ["phenokit/readers/physionet.py"]
