@@ -132,7 +132,7 @@ def test_the_scripts_pack_their_data_sets(tmp_path, script, n_records, n_train, 
     archive = open_archive(tmp_path / "out", verify=True)
     assert archive.signal.shape == (n_records, 12, 1000)
     assert archive.contract_id == CONTRACT.identifier
-    assert archive.table["split"].tolist().count("train") == n_train
+    assert archive.table["split"].fillna("").tolist().count("train") == n_train
     assert np.nansum(archive.labels[:, archive.label_codes.index("NORM")]) == norm
 
 
