@@ -2,7 +2,8 @@
 
     python scripts/pack_simulated.py OUT [--n 4000] [--seed 7]
 
-Folds 1-8 are training, 9 validation, 10 test; patients stay within a fold.
+Simulated at 500 Hz and prepared like any recording, so that what is scored later went the
+same way. Folds 1-8 are training, 9 validation, 10 test; patients stay within a fold.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from phenokit.recording import LEADS, Recording
 from phenokit.simulation.ecg import simulate_cohort
 from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES, superclasses_of
 
+RATE = 500.0  # Hz
 SCALE = 0.001  # mV a step: 1 microvolt
 
 
@@ -28,7 +30,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     contract = InputContract(normalisation="none")
-    cohort = simulate_cohort(options.n, rng=np.random.default_rng(options.seed))
+    cohort = simulate_cohort(
+        options.n, rng=np.random.default_rng(options.seed), sampling_rate=RATE
+    )
     codes = tuple(dict.fromkeys(s.code for s in (*SUPERCLASSES, *SCP_STATEMENTS)))
     labels = np.array(
         [
@@ -44,7 +48,7 @@ def main() -> None:
 
     def blocks():  # noqa: ANN202
         for signal in cohort.signals:
-            recording = Recording(signal / 1000.0, LEADS, 100.0, "simulated")
+            recording = Recording(signal / 1000.0, LEADS, RATE, "simulated")
             yield quantise(
                 prepare(recording, contract).signal[None].astype(float), scale=SCALE
             )

@@ -80,7 +80,7 @@ class Trust:
         """By name, for ``trust.safetensors``."""
         return {
             "means": self.means,
-            "whitening": self.whitening,
+            "whitening": self.whitening.astype(np.float32),  # the largest part of a bundle
             "threshold": np.array([self.threshold]),
             "similarity_quantiles": self.similarity_quantiles,
         }
@@ -99,7 +99,7 @@ class Trust:
 def fit_trust(
     features: Float[np.ndarray, "recording feature"],
     labels: Float[np.ndarray, "recording class"],
-    validation: Float[np.ndarray, "recording feature"],
+    validation: Float[np.ndarray, "validation feature"],
     similarity: Float[np.ndarray, "recording prototype"],
     *,
     false_positive_rate: float = 0.01,
