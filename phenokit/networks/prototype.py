@@ -52,6 +52,9 @@ STRIDE = 32
 _DROPOUT_POSITION = 6
 """Where a 2D trunk has its dropout: after the two blocks of each of three stages."""
 
+BRANCHES: tuple[Branch, ...] = ("rhythm", "morphology", "global")
+"""The order of branches wherever their prototypes stand one after the other."""
+
 Pooling = Literal["max", "topk", "mean"]
 
 
@@ -143,8 +146,9 @@ class PrototypeConfig:
                 key: TrunkConfig(t["kind"], tuple(t["widths"]))
                 for key, t in data["trunks"].items()
             },
+            # similarities stand in the order of BRANCHES, whatever the order in a file
             branches={
-                key: BranchConfig(
+                name: BranchConfig(
                     b["trunk"],
                     tuple(b["labels"]),
                     tuple(b["n_prototypes"]),
@@ -152,7 +156,8 @@ class PrototypeConfig:
                     b["time_pooling"],
                     b["context"],
                 )
-                for key, b in data["branches"].items()
+                for name in BRANCHES
+                if (b := data["branches"].get(name)) is not None
             },
             features=data["features"],
             similarity=data["similarity"],

@@ -14,6 +14,7 @@ random prototypes, heads that move in the joint stage, convex heads, unknown lab
 frozen parts in eval mode.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from phenokit.networks.prototype import PrototypeConfig, PrototypeNetwork, pool_windows
 from phenokit.statements import Branch
+from phenokit.training.augment import augment
 from phenokit.training.dataset import TrainingSet, blocks
 from phenokit.training.evaluate import macro_auroc
 from phenokit.training.heads import LinearHead, fit_head
@@ -34,6 +36,7 @@ from phenokit.training.loop import (
     Loop,
     Progress,
     Report,
+    draw_generators,
     fingerprint,
     initialise,
 )
@@ -182,16 +185,17 @@ def fit_heads(
 ) -> None:
     """Fit branch classifiers and the fused head; the rest of the network stays as it is.
 
-    The fused head's L1 penalty is the one of `FitConfig.l1_grid` with the best validation
+    They learn from augmented views of the training records (`FitConfig.head_views`). The
+    fused head's L1 penalty is the one of `FitConfig.l1_grid` with the best validation
     macro-AUROC.
     """
-    train, _ = score_rows(network, data, data.train, device=device)
+    train, y = _augmented_similarities(network, data, settings, device=device)
     validation, _ = score_rows(network, data, data.validation, device=device)
-    y, y_validation = data.labels[data.train], data.labels[data.validation]
+    y_validation = data.labels[data.validation]
     weight = positive_weights(y, settings.pos_weight, cap=settings.pos_weight_cap)
     best: tuple[float, LinearHead] | None = None
     for n, l1 in enumerate(settings.l1_grid):
-        head = fit_head(train, y, l1=l1, l2=settings.l2, pos_weight=weight)
+        head = fit_head(train, y, l1=l1, l2=settings.l2, pos_weight=weight, tolerance=1e-6)
         score = macro_auroc(y_validation, validation @ head.weight.T + head.bias)
         report(Progress("heads", n + 1, len(settings.l1_grid), l1, score))
         if best is None or score > best[0]:
@@ -210,9 +214,34 @@ def fit_heads(
             l2=settings.l2,
             penalised=foreign,
             pos_weight=weight[columns],
+            tolerance=1e-6,
         )
         _set_head(network.classifiers[name], head)
         start = stop
+
+
+@torch.inference_mode()
+def _augmented_similarities(
+    network: PrototypeNetwork, data: TrainingSet, settings: FitConfig, *, device: str
+) -> tuple[Float[np.ndarray, "view prototype"], Float[np.ndarray, "view label"]]:
+    """Similarities of augmented views of the training records, with their labels."""
+    network = network.to(device).eval()
+    settings_without_mixing = replace(settings.augmentation, mixup=0.0)
+    similarity: list[Tensor] = []
+    for view in range(settings.head_views):
+        draw = draw_generators(settings.seed, "heads", view)
+        for rows in blocks(data.train, settings.batch_size):
+            labels = torch.tensor(data.labels[rows])
+            signal, _ = augment(
+                torch.from_numpy(data.archive.block(rows)),
+                labels,
+                settings_without_mixing,
+                generator=draw.augmentation,
+            )
+            similarity.append(network(signal.to(device)).similarity.double().cpu())
+    return torch.cat(similarity).numpy(), np.tile(
+        data.labels[data.train], (settings.head_views, 1)
+    )
 
 
 # --- stages -----------------------------------------------------------------------------

@@ -45,8 +45,11 @@ class FitConfig:
         Class weights of the classification term (`losses.positive_weights`).
     unique
         Whether a record or a patient may serve two prototypes of one label.
-    l1_grid
-        Penalties tried for the fused head.
+    head_views
+        Augmented views of each training record that the heads are fitted to; similarities
+        of the records that the trunks were trained on are too good to learn from.
+    l1_grid, l2
+        Penalties tried for the fused head, and the one added to each.
     """
 
     seed: int = 0
@@ -63,8 +66,9 @@ class FitConfig:
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: Augmentation = field(default_factory=Augmentation)
     unique: Unique = "record"
-    l1_grid: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    l2: float = 1e-3
+    head_views: int = 3
+    l1_grid: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    l2: float = 1e-2
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ class Loop:
         for epoch in range(first, n_epochs):
             if self._run.should_stop(stage, settings.patience):
                 break
-            draw = _generators(settings.seed, stage, epoch)
+            draw = draw_generators(settings.seed, stage, epoch)
             module.train()
             total = 0.0
             with torch.random.fork_rng():
@@ -387,16 +391,18 @@ def _load_module(module: nn.Module, tensors: Mapping[str, np.ndarray], prefix: s
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
+    """Generators of one epoch."""
+
     rows: np.random.Generator
     augmentation: torch.Generator
     dropout: torch.Generator
 
 
-def _generators(seed: int, stage: str, epoch: int) -> _Draw:
+def draw_generators(seed: int, stage: str, epoch: int) -> Draw:
     """Independent generators of one epoch."""
     key = int.from_bytes(hashlib.sha256(f"{seed} {stage} {epoch}".encode()).digest()[:7])
-    return _Draw(
+    return Draw(
         np.random.default_rng(key),
         torch.Generator().manual_seed(key + 1),
         torch.Generator().manual_seed(key + 2),
