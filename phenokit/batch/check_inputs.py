@@ -132,7 +132,12 @@ def check_inputs(folder: Path, out: Path, *, workers: int = 1, strict: bool = Fa
     _write(
         out.with_name(f"{out.stem}.timings{out.suffix}"),
         [
-            {"file": file, "seconds": run.seconds, "peak_bytes": run.peak_bytes}
+            {
+                "file": file,
+                "seconds": run.seconds,
+                "cpu_seconds": run.cpu_seconds,
+                "peak_bytes": run.peak_bytes,
+            }
             for file, run in zip(files, runs, strict=True)
         ],
     )

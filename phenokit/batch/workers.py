@@ -30,8 +30,8 @@ class Run:
         ``"done"``; ``"raised"`` an exception; ``"died"``; or ``"overran"`` its time.
     value
         The function's result; the name of the exception's type; else ``None``.
-    seconds
-        Time of the last try.
+    seconds, cpu_seconds
+        Time of the last try, by the wall and by the processor.
     peak_bytes
         Largest resident memory of the worker so far; 0 where it died.
     """
@@ -39,6 +39,7 @@ class Run:
     end: Literal["done", "raised", "died", "overran"]
     value: Any
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -145,10 +146,10 @@ class _Worker:
         try:
             message = self.results.recv() if self.results.poll() else None
         except (EOFError, OSError):
-            return index, Run("died", None, seconds, 0)
+            return index, Run("died", None, seconds, 0.0, 0)
         if message is None:
             end = "overran" if self.process.is_alive() else "died"
-            return index, Run(end, None, seconds, 0)
+            return index, Run(end, None, seconds, 0.0, 0)
         if not self.is_ready:
             self.is_ready = True
             return None, None
@@ -195,12 +196,13 @@ def _work(
             argument = tasks.recv()
         except EOFError:
             return
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         end, value = "done", None
         try:
             value = function(argument)
         except Exception as error:  # its text is dropped: it may hold what the file holds
             end, value = "raised", type(error).__name__
         seconds = time.perf_counter() - began
+        cpu_seconds = time.process_time() - cpu_began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        results.send((end, value, seconds, peak))
+        results.send((end, value, seconds, cpu_seconds, peak))

@@ -173,10 +173,10 @@ def test_cases_stay_within_time_and_memory(audited):
     timings = json.loads((audited[0] / "out" / "o.timings.json").read_text())
     assert len(timings) == len(manifest())
     assert max(row["peak_bytes"] for row in timings) < 1 << 30
-    slowest = max(timings, key=lambda row: row["seconds"])
-    assert slowest["seconds"] < 2, slowest
+    slowest = max(timings, key=lambda row: row["cpu_seconds"])
+    assert slowest["cpu_seconds"] < 2, slowest
     declared = ("w01", "w02", "e01", "e14", "x0")
-    quick = {r["file"]: r["seconds"] for r in timings if r["file"].startswith(declared)}
+    quick = {r["file"]: r["cpu_seconds"] for r in timings if r["file"].startswith(declared)}
     assert max(quick.values()) < 0.05, quick
 
 
