@@ -322,14 +322,18 @@ def _check(recording: Recording, model: ECGModel, open_abstained: bool) -> _Chec
 class _Output:
     similarity: Float32[np.ndarray, " prototype"]
     window: Int[np.ndarray, " prototype"]
-    logit: Float32[np.ndarray, " label"]
+    logit: Float[np.ndarray, " label"]
     features: Float[np.ndarray, " feature"]
 
 
 def _forward(
     signals: Sequence[Float32[np.ndarray, "lead sample"]], model: ECGModel
 ) -> Iterator[_Output]:
-    """Outputs in order; every pass has the shape of `BATCH`."""
+    """Outputs in order; every pass has the shape of `BATCH`.
+
+    The head is applied to each recording alone, in float64: a matrix product may round a
+    row by its place in the batch, and the sum shown is then the sum scored.
+    """
     import torch
 
     for first in range(0, len(signals), BATCH):
@@ -338,9 +342,11 @@ def _forward(
         batch[: len(block)] = block
         with torch.inference_mode():
             output = model.network(torch.from_numpy(batch).to(model.device))
-        arrays = [tensor.cpu().numpy() for tensor in output]
+        similarity = output.similarity.cpu().numpy()
+        window, features = output.window.cpu().numpy(), output.features.cpu().numpy()
         for row in range(len(block)):
-            yield _Output(*(array[row] for array in arrays))
+            logit = (model.weight * similarity[row]).sum(axis=1) + model.bias
+            yield _Output(similarity[row], window[row], logit, features[row])
 
 
 def _result(
@@ -365,7 +371,7 @@ def _result(
     )
     if output is not None:
         probability = model.calibration.probability(output.logit)
-        if not np.isfinite(probability).all():
+        if not np.isfinite([output.logit, probability]).all():
             notices.append(Notice("E_MODEL_NONFINITE", CODES["E_MODEL_NONFINITE"]))
         else:
             notices += _trust_notices(output, probability, model)
@@ -373,7 +379,7 @@ def _result(
                 scored = replace(
                     scored,
                     probability=probability,
-                    logit=output.logit.astype(np.float64),
+                    logit=output.logit,
                     similarity=output.similarity,
                     window=output.window,
                     start=checked.start,

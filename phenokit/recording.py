@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from phenokit.errors import BadInput
+
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The twelve standard leads in the order in which every network reads them."""
 
@@ -127,8 +129,8 @@ def lead_positions(names: Sequence[str]) -> dict[str, int]:
 
     Raises
     ------
-    ValueError
-        If two names mean the same lead.
+    BadInput
+        ``E_LEADS`` if two names mean the same lead.
     """
     positions: dict[str, int] = {}
     for position, name in enumerate(names):
@@ -136,7 +138,7 @@ def lead_positions(names: Sequence[str]) -> dict[str, int]:
         if lead is None:
             continue
         if lead in positions:
-            raise ValueError(f"lead {lead} occurs twice")
+            raise BadInput("E_LEADS", f"lead {lead} occurs twice", where=lead)
         positions[lead] = position
     return positions
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from phenokit.errors import CODES
+from phenokit.errors import CODES, BadInput
 from phenokit.recording import LEADS, Notice, Recording, lead_positions
 
 Verdict = Literal["good", "missing", "flat", "clipped", "amplitude", "noisy"]
@@ -146,13 +146,17 @@ def assess_quality(recording: Recording, *, limits: Limits = DEFAULT_LIMITS) -> 
 
     Raises
     ------
-    ValueError
-        If a lead is missing or occurs twice.
+    BadInput
+        ``E_LEADS`` if a lead is missing or occurs twice.
     """
     positions = lead_positions(recording.channels)
     missing = [lead for lead in LEADS if lead not in positions]
     if missing:
-        raise ValueError(f"leads {', '.join(missing)} are missing from the recording")
+        raise BadInput(
+            "E_LEADS",
+            f"missing {', '.join(missing)} (has {', '.join(recording.channels)})",
+            where=missing[0],
+        )
     order = [positions[lead] for lead in LEADS]
     rate = recording.sampling_rate
     signal = recording.signal[order, : max(1, round(limits.window * rate))]

@@ -1,5 +1,6 @@
 """What holds for every network, whatever its size."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from phenokit.errors import BundleError
 from phenokit.networks.prototype import (
     STRIDE,
+    PrototypeConfig,
     PrototypeNetwork,
     TrunkConfig,
     compact,
@@ -33,7 +35,7 @@ def small_published():
 
 def small_compact():
     per_label = {"rhythm": 2, "morphology": 3, "global": 2}
-    return compact(BRANCH_LABELS, LABELS, per_label=per_label, widths=WIDTHS, features=12)
+    return compact(BRANCH_LABELS, LABELS, per_label=per_label, widths=WIDTHS)
 
 
 CONFIGS = {"published": small_published(), "compact": small_compact()}
@@ -61,7 +63,8 @@ def test_outputs_have_a_value_a_prototype_and_a_label(network, signal):
     n = network.n_prototypes
     assert output.similarity.shape == output.window.shape == (5, n)
     assert output.logit.shape == (5, len(LABELS))
-    assert output.features.shape == (5, 3 * network.config.features)
+    channels = sum(p.shape[1] for p in network.prototypes.values())
+    assert output.features.shape == (5, channels)
 
 
 def test_gradients_reach_every_parameter(network, signal):
@@ -93,7 +96,10 @@ def test_a_batch_of_one_equals_one_of_a_batch(network, signal):
 
 
 def test_arrays_give_the_same_network_back(network, signal):
-    config = type(network.config).from_dict(network.config.to_dict())
+    stored = json.dumps(network.config.to_dict(), sort_keys=True)  # as in config.json
+    config = PrototypeConfig.from_dict(json.loads(stored))
+    assert config == network.config
+    assert list(config.branches) == list(network.config.branches)
     again = from_arrays(config, to_arrays(network))
     with torch.inference_mode():
         assert torch.equal(again(signal).logit, network(signal).logit)

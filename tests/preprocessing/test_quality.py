@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phenokit.errors import first_code
+from phenokit.errors import BadInput, first_code
 from phenokit.preprocessing.quality import assess_quality
 from phenokit.recording import LEADS, Notice, Recording, derive_limb_leads
 
@@ -209,7 +209,7 @@ def test_a_stump_of_a_recording_is_too_short_and_no_error(n_samples):
 
 def test_a_recording_without_a_lead_is_an_error():
     recording = ecg()
-    with pytest.raises(ValueError, match="V6"):
+    with pytest.raises(BadInput, match="V6"):
         assess_quality(
             replace(
                 recording,
