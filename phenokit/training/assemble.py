@@ -1,7 +1,7 @@
 """From a trained network to a bundle: what stands beside the weights, and the card."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from phenokit.networks.prototype import (
 from phenokit.preprocessing.contract import InputContract
 from phenokit.readers.packed import PackedArchive
 from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES, Branch
+from phenokit.training.augment import Augmentation
 from phenokit.training.calibrate import calibrate
 from phenokit.training.dataset import TrainingSet, training_set
 from phenokit.training.evaluate import Interval, Metrics, evaluate_scores
 from phenokit.training.fit import fit, fit_heads, project, score_rows
 from phenokit.training.loop import FitConfig, Report
+from phenokit.training.losses import LossWeights
 from phenokit.training.project import Sources, Unique
 from phenokit.training.recipe import CardTexts, Recipe
 
@@ -137,7 +139,7 @@ def assemble(
         "network": network.config.to_dict(),
         "input": contract.to_dict(),
         "archive": {"dataset": data.archive.dataset, "contract": data.archive.contract_id},
-        "seed": settings.seed,
+        "training": asdict(settings),
     }
     return write_bundle(
         out,
@@ -254,9 +256,9 @@ def project_bundle(
     bundle = load_bundle(model)
     network, contract = _network_of(bundle, archive)
     data = training_set(archive, network.config.labels)
-    settings = FitConfig(seed=int(bundle.config["seed"]), unique=unique)
+    settings = replace(_settings(bundle.config["training"]), unique=unique)
     sources = project(network, data, unique=unique)
-    fit_heads(network, data, settings)
+    fit_heads(network, data, settings, sources=sources)
     card = bundle.card
     texts = CardTexts.model_validate(
         {key: card[key] for key in CardTexts.model_fields if key in card}
@@ -286,6 +288,16 @@ def distinct_sources(prototypes: pd.DataFrame) -> dict[str, float]:
         str(label): float(group.groupby("branch")["record_id"].nunique().sum() / len(group))
         for label, group in prototypes.groupby("label")
     }
+
+
+def _settings(plain: Mapping[str, Any]) -> FitConfig:
+    """The settings that a bundle was trained with, from its ``config.json``."""
+    nested = {
+        "loss": LossWeights(**plain["loss"]),
+        "augmentation": Augmentation(**plain["augmentation"]),
+        "l1_grid": tuple(plain["l1_grid"]),
+    }
+    return FitConfig(**{**plain, **nested})
 
 
 def _network_of(

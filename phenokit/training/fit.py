@@ -14,6 +14,7 @@ random prototypes, heads that move in the joint stage, convex heads, unknown lab
 frozen parts in eval mode.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -106,7 +107,7 @@ def fit(
         device=device,
         batch_size=settings.batch_size,
     )
-    fit_heads(network, data, settings, device=device, report=report)
+    fit_heads(network, data, settings, sources=sources, device=device, report=report)
     return network.cpu().eval(), sources
 
 
@@ -180,6 +181,7 @@ def fit_heads(
     data: TrainingSet,
     settings: FitConfig,
     *,
+    sources: Mapping[Branch, Sources] | None = None,
     device: str = "cpu",
     report: Report = lambda _: None,
 ) -> None:
@@ -188,6 +190,10 @@ def fit_heads(
     They learn from augmented views of the training records (`FitConfig.head_views`). The
     fused head's L1 penalty is the one of `FitConfig.l1_grid` with the best validation
     macro-AUROC.
+
+    With `sources` an explanation reads as it should: a prototype speaks for a label only if
+    its source ECG has the label, against it only if it has it not, and not at all where
+    nobody knows (`source_signs`).
     """
     train, y = _augmented_similarities(network, data, settings, device=device)
     validation, _ = score_rows(network, data, data.validation, device=device)
@@ -218,6 +224,15 @@ def fit_heads(
         )
         _set_head(network.classifiers[name], head)
         start = stop
+
+
+def source_signs(
+    sources: Mapping[Branch, Sources], data: TrainingSet
+) -> Int[np.ndarray, "label prototype"]:
+    """1 where a prototype's source ECG has the label, -1 where not, 0 where unknown."""
+    rows = np.concatenate([found.row for found in sources.values()])
+    of_source = np.where(rows[:, None] >= 0, data.labels[rows], np.nan).T
+    return np.nan_to_num(2 * of_source - 1).astype(np.int64)
 
 
 @torch.inference_mode()

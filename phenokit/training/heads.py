@@ -10,7 +10,7 @@ code runs Adam for a number of epochs.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ def fit_head(
     l1: float,
     l2: float = 0.0,
     penalised: Float[np.ndarray, "label prototype"] | None = None,
+    sign: Int[np.ndarray, "label prototype"] | None = None,
     pos_weight: Float[np.ndarray, " label"] | None = None,
     max_steps: int = 50,
     tolerance: float = 1e-8,
@@ -46,6 +47,9 @@ def fit_head(
         relative to the mean loss. The bias is not penalised.
     penalised
         Factor on the L1 penalty of each weight; 0 leaves a weight free.
+    sign
+        1 where a weight must not be below 0, -1 where not above, 0 where it must be 0; any
+        by default.
     pos_weight
         Weight of a positive, one a label.
     max_steps, tolerance
@@ -78,6 +82,7 @@ def fit_head(
                 importance,
                 np.append(l1 * factor[k], 0.0),
                 np.append(np.full(n_weights, l2), 0.0),
+                *_bounds(None if sign is None else sign[k], n_weights),
             )
             start = _proximal_newton(problem, start, max_steps, tolerance)
         weight[k] = start[:-1] / scale
@@ -85,15 +90,28 @@ def fit_head(
     return LinearHead(weight, bias)
 
 
+def _bounds(
+    sign: Int[np.ndarray, " weight"] | None, n_weights: int
+) -> tuple[Float[np.ndarray, " coefficient"], Float[np.ndarray, " coefficient"]]:
+    """Lowest and highest value of each weight, and of the bias, which is free."""
+    if sign is None:
+        return np.full(n_weights + 1, -np.inf), np.full(n_weights + 1, np.inf)
+    low = np.append(np.where(sign < 0, -np.inf, 0.0), -np.inf)
+    high = np.append(np.where(sign > 0, np.inf, 0.0), np.inf)
+    return low, high
+
+
 @dataclass(frozen=True)
 class _Problem:
-    """Weighted logistic loss with L1 and L2 penalties, one of each a coefficient."""
+    """Weighted logistic loss; penalties and bounds, one of each a coefficient."""
 
     design: Float[np.ndarray, "recording coefficient"]
     outcome: Float[np.ndarray, " recording"]
     importance: Float[np.ndarray, " recording"]
     l1: Float[np.ndarray, " coefficient"]
     l2: Float[np.ndarray, " coefficient"]
+    low: Float[np.ndarray, " coefficient"]
+    high: Float[np.ndarray, " coefficient"]
 
     def objective(self, beta: Float[np.ndarray, " coefficient"]) -> float:
         z = self.design @ beta
@@ -122,7 +140,7 @@ def _proximal_newton(
     value = problem.objective(beta)
     for _ in range(max_steps):
         gradient, hessian = problem.quadratic(beta)
-        target = _penalised_quadratic(gradient, hessian, problem.l1, beta)
+        target = _penalised_quadratic(gradient, hessian, problem, beta)
         length = 1.0
         while length > 1e-6:
             candidate = beta + length * (target - beta)
@@ -141,19 +159,20 @@ def _proximal_newton(
 def _penalised_quadratic(
     gradient: Float[np.ndarray, " coefficient"],
     hessian: Float[np.ndarray, "coefficient coefficient"],
-    l1: Float[np.ndarray, " coefficient"],
+    problem: _Problem,
     beta: Float[np.ndarray, " coefficient"],
     *,
     iterations: int = 1000,
     tolerance: float = 1e-9,
 ) -> Float[np.ndarray, " coefficient"]:
-    """Minimum of ``g'd + d'Hd/2 + l1'|beta + d|`` over d, as ``beta + d``."""
+    """Minimum of ``g'd + d'Hd/2 + l1'|beta + d|`` within the bounds, as ``beta + d``."""
     step = 1.0 / np.linalg.eigvalsh(hessian)[-1]
     x, extrapolated, momentum = beta, beta, 1.0
     for _ in range(iterations):
         slope = gradient + hessian @ (extrapolated - beta)
         moved = extrapolated - step * slope
-        x_next = np.sign(moved) * np.maximum(np.abs(moved) - step * l1, 0)
+        x_next = np.sign(moved) * np.maximum(np.abs(moved) - step * problem.l1, 0)
+        x_next = np.clip(x_next, problem.low, problem.high)
         momentum_next = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         extrapolated = x_next + (momentum - 1) / momentum_next * (x_next - x)
         change = np.abs(x_next - x).max()
