@@ -199,9 +199,18 @@ def fit_heads(
     validation, _ = score_rows(network, data, data.validation, device=device)
     y_validation = data.labels[data.validation]
     weight = positive_weights(y, settings.pos_weight, cap=settings.pos_weight_cap)
+    sign = None if sources is None else source_signs(sources, data)
     best: tuple[float, LinearHead] | None = None
     for n, l1 in enumerate(settings.l1_grid):
-        head = fit_head(train, y, l1=l1, l2=settings.l2, pos_weight=weight, tolerance=1e-6)
+        head = fit_head(
+            train,
+            y,
+            l1=l1,
+            l2=settings.l2,
+            sign=sign,
+            pos_weight=weight,
+            tolerance=1e-6,
+        )
         score = macro_auroc(y_validation, validation @ head.weight.T + head.bias)
         report(Progress("heads", n + 1, len(settings.l1_grid), l1, score))
         if best is None or score > best[0]:
