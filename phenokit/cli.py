@@ -424,10 +424,10 @@ def _explanation_lines(explanation: "Explanation") -> list[str]:
         for match in finding.matches[:3]:
             source = match.prototype
             lines.append(
-                f"      {match.contribution:+.2f}  resembles {source.label} prototype "
-                f"{source.prototype_id}: similarity {match.similarity:.2f}, "
-                f"{match.start:.2f}-{match.stop:.2f} s; "
-                f"source {source.dataset} {source.record_id}"
+                f"      {match.contribution:+.2f}  {match.start:.2f}-{match.stop:.2f} s "
+                f"resembles record {source.record_id} ({', '.join(source.labels)}): "
+                f"similarity {match.similarity:.2f}, {source.label} prototype "
+                f"{source.prototype_id}"
             )
         shown = sum(match.contribution for match in finding.matches[:3])
         rest = finding.logit - finding.bias - shown
