@@ -21,14 +21,15 @@ TINY_RECIPE = {
     "labels": {"min_positives": 5},
     "network": {
         "prototypes_per_label": {"rhythm": 2, "morphology": 2, "global": 2},
-        "widths": [8, 8, 8, 8],
+        "widths": [16, 16, 16, 16],
         "dropout": 0.0,
     },
     "training": {
-        "feature_epochs": 4,
+        "feature_epochs": 10,
         "joint_epochs": 1,
-        "batch_size": 16,
-        "averaging": 0.5,
+        "batch_size": 8,
+        "averaging": 0.8,
+        "loss": {"diversity": 1.0, "contrastive": 1.0},
     },
     "include_waveforms": True,
     "card": {

@@ -28,7 +28,8 @@ class Calibration:
     ) -> Float[np.ndarray, "*batch label"]:
         """Calibrated P(label); NaN stays NaN."""
         z = self.slope * logit.astype(np.float64) + self.intercept
-        return 1.0 / (1.0 + np.exp(-z))
+        with np.errstate(over="ignore"):  # a logit of -1000 is a probability of 0
+            return 1.0 / (1.0 + np.exp(-z))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for ``calibration.json``."""

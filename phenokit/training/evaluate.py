@@ -164,8 +164,8 @@ def evaluate_scores(
 
 def paired_macro_difference(
     labels: Float[np.ndarray, "recording label"],
-    ours: Float[np.ndarray, "recording label"],
-    other: Float[np.ndarray, "recording label"],
+    ours: Float[np.ndarray, "row label"],
+    other: Float[np.ndarray, "row label"],
     patient_ids: Sequence[str | None],
     *,
     rng: np.random.Generator,

@@ -317,6 +317,7 @@ class _Stages:
                 "trunks": self.network.trunks,
                 "contexts": self.network.contexts,
                 "add_ons": self.network.add_ons,
+                "dropout": self.network.dropout,  # off while validating
                 "feature_heads": self.feature_heads,
             }
         )

@@ -22,6 +22,9 @@ from phenokit.networks.prototype import ceiling
 
 Unique = Literal["none", "record", "patient"]
 
+TIE = 1e-6
+"""Similarities this near are equal: float32 rounds them by their place in a block."""
+
 
 @dataclass(frozen=True)
 class FeatureBlock:
@@ -193,18 +196,23 @@ class _Candidates:
         order = np.argsort(rank[self.row], kind="stable")
         similarity = self.similarity[order]
         if groups is None:
-            return [(k, int(order[similarity[:, k].argmax()])) for k in range(count)]
+            return [(k, int(order[_highest(similarity[:, k])])) for k in range(count)]
         group = groups[self.row[order]]
         pairs: list[tuple[int, int]] = []
         similarity = similarity.copy()
         for _ in range(count):
-            place, k = np.unravel_index(similarity.argmax(), similarity.shape)
-            if similarity[place, k] == -np.inf:
+            if similarity.max() == -np.inf:
                 break  # fewer records or patients than prototypes
+            place, k = np.unravel_index(_highest(similarity.ravel()), similarity.shape)
             pairs.append((int(k), int(order[place])))
             similarity[:, k] = -np.inf
             similarity[group == group[place]] = -np.inf
         return pairs
+
+
+def _highest(similarity: Float[np.ndarray, " candidate"]) -> int:
+    """Position of the highest value, the first of those that tie with it."""
+    return int(np.argmax(similarity >= similarity.max() - TIE))
 
 
 def _best_windows(

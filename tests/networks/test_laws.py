@@ -22,7 +22,11 @@ from phenokit.networks.prototype import (
     window_bounds,
 )
 
-BRANCH_LABELS = {"rhythm": ("SR", "AFIB"), "morphology": ("PVC", "WPW"), "global": ("NORM",)}
+BRANCH_LABELS = {
+    "rhythm": ("SR", "AFIB"),
+    "morphology": ("PVC", "WPW"),
+    "global": ("NORM",),
+}
 LABELS = ("WPW", "NORM", "PVC", "SR", "AFIB")
 WIDTHS = (4, 6, 8, 10)
 

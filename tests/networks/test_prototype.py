@@ -23,8 +23,11 @@ from phenokit.statements import SCP_STATEMENTS
 
 REFERENCE = Path(__file__).parents[1] / "reference/ecg"
 BRANCHES = ("rhythm", "morphology", "global")
-BRANCH_LABELS = {b: tuple(s.code for s in SCP_STATEMENTS if s.branch == b) for b in BRANCHES}
 LABELS = tuple(s.code for s in SCP_STATEMENTS)
+BRANCH_LABELS = {
+    branch: tuple(s.code for s in SCP_STATEMENTS if s.branch == branch)
+    for branch in BRANCHES
+}
 
 
 def reference(name):
