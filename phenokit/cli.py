@@ -290,12 +290,12 @@ def show_model(
     name: Annotated[str, typer.Argument(help="Installed model or folder.")],
 ) -> None:
     """Print a model's card."""
-    from phenokit.networks.card import format_toml
+    from phenokit.networks.card import format_card, read_card
     from phenokit.networks.checkpoint import load_bundle
 
     bundle = load_bundle(name)
     typer.echo(f"bundle hash {bundle.bundle_hash}\n")
-    typer.echo(format_toml(bundle.card))
+    typer.echo(format_card(read_card(bundle.path)).decode())
 
 
 @models_app.command("verify")

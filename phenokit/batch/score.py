@@ -99,6 +99,7 @@ def find_inputs(path: Path) -> Inputs:
             else:
                 others.append(file)
     recordings.sort()
+    others.sort()
     return Inputs(path, tuple(recordings), tuple(others))
 
 
@@ -140,7 +141,7 @@ def score_path(
         part += 1
         done += len(block)
         progress(done, len(inputs.recordings))
-    others = tuple(os.fspath(p.relative_to(inputs.root)) for p in inputs.others)
+    others = tuple(_relative(p, inputs.root) for p in inputs.others)
     scoring = Scoring(dict(sorted(outcomes.items())), dict(sorted(codes.items())), others)
     _write_manifest(out / "manifest.json", scoring, model, part)
     return scoring
@@ -152,7 +153,7 @@ def _rows(inputs: Inputs, model: ECGModel) -> Iterator[dict[str, Any]]:
         recordings = [r for r in read if isinstance(r, Recording)]
         scored = iter(score_ecg(recordings, model))
         for path, one in zip(paths, read, strict=True):
-            relative = os.fspath(path.relative_to(inputs.root))
+            relative = _relative(path, inputs.root)
             if isinstance(one, BadInput):
                 yield _rejected(relative, one, model)
             else:
@@ -200,6 +201,11 @@ def _rejected(relative: str, error: BadInput, model: ECGModel) -> dict[str, Any]
         "probability": np.full(len(model.labels), np.nan),
         "similarity": np.full(len(model.prototypes), np.nan, dtype=np.float32),
     }
+
+
+def _relative(path: Path, root: Path) -> str:
+    r"""Path below the folder as text; a byte that is not UTF-8 becomes ``\xff``."""
+    return os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace")
 
 
 def _stem(relative: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from phenokit.networks.prototype import (
     to_arrays,
     window_bounds,
 )
+from phenokit.statements import Branch
 
-BRANCH_LABELS = {
+BRANCH_LABELS: dict[Branch, tuple[str, ...]] = {
     "rhythm": ("SR", "AFIB"),
     "morphology": ("PVC", "WPW"),
     "global": ("NORM",),
@@ -38,7 +40,7 @@ def small_published():
 
 
 def small_compact():
-    per_label = {"rhythm": 2, "morphology": 3, "global": 2}
+    per_label: dict[Branch, int] = {"rhythm": 2, "morphology": 3, "global": 2}
     return compact(BRANCH_LABELS, LABELS, per_label=per_label, widths=WIDTHS)
 
 
@@ -217,7 +219,7 @@ def test_a_window_of_three_steps_sees_64_samples_more_than_a_step(name):
 
 def test_the_window_shown_lies_in_the_middle_of_the_receptive_field():
     network = PrototypeNetwork(CONFIGS["compact"])
-    trunk = network.trunks["shape"]
+    trunk: Any = network.trunks["shape"]
     start, stop = window_bounds(8, 3)
     field = network.window_samples("morphology")
     assert field is not None

@@ -19,12 +19,12 @@ from phenokit.networks.prototype import (
     window_distance,
     window_similarity,
 )
-from phenokit.statements import SCP_STATEMENTS
+from phenokit.statements import SCP_STATEMENTS, Branch
 
 REFERENCE = Path(__file__).parents[1] / "reference/ecg"
-BRANCHES = ("rhythm", "morphology", "global")
+BRANCHES: tuple[Branch, ...] = ("rhythm", "morphology", "global")
 LABELS = tuple(s.code for s in SCP_STATEMENTS)
-BRANCH_LABELS = {
+BRANCH_LABELS: dict[Branch, tuple[str, ...]] = {
     branch: tuple(s.code for s in SCP_STATEMENTS if s.branch == branch)
     for branch in BRANCHES
 }
@@ -80,7 +80,7 @@ def test_the_published_branches_hold_16_52_and_3_labels():
 
 
 def test_shared_trunks_and_one_dimension_make_ours_fifteen_times_smaller(paper):
-    per_label = {"rhythm": 5, "morphology": 18, "global": 7}
+    per_label: dict[Branch, int] = {"rhythm": 5, "morphology": 18, "global": 7}
     with torch.device("meta"):
         ours = PrototypeNetwork(compact(BRANCH_LABELS, LABELS, per_label=per_label))
     assert ours.n_prototypes == paper.n_prototypes
@@ -155,6 +155,7 @@ def test_a_silent_window_has_similarity_0_and_no_nan_gradient():
     similarity = window_similarity(z, torch.ones(1, 5, 3))
     similarity.sum().backward()
     assert (similarity == 0).all()
+    assert z.grad is not None
     assert torch.isfinite(z.grad).all()
 
 

@@ -26,7 +26,9 @@ def batch():
 
 
 def run(batch, settings, seed=0):
-    return augment(*batch, settings, generator=torch.Generator().manual_seed(seed))
+    signal, labels = batch
+    generator = torch.Generator().manual_seed(seed)
+    return augment(signal, labels, settings, generator=generator)
 
 
 def test_switched_off_it_changes_nothing(batch):

@@ -1,0 +1,167 @@
+import json
+import sys
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import typer.main
+
+from phenokit.cli import app, main
+from phenokit.statements import clinical_name
+
+
+@pytest.fixture
+def phenokit(monkeypatch, capsys):
+    """`phenokit(*arguments)`: exit code, what was printed, and what went wrong."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["phenokit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, ecg, write_wfdb):
+    folder = tmp_path_factory.mktemp("ecgs")
+    write_wfdb(folder, "good", ecg("left_bundle_branch_block", seed=310))
+    (folder / "bad.hea").write_text("bad\n")
+    return folder
+
+
+def commands(group: Any = None, above: tuple[str, ...] = ()):
+    """Every command as typed, groups included."""
+    group = group or typer.main.get_command(app)
+    yield above
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*above, name))
+        else:
+            yield (*above, name)
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_every_command_says_what_it_does(phenokit, command):
+    code, out, _ = phenokit(*command, "--help")
+    assert code == 0
+    assert "Usage:" in out
+    assert len(out.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("no-such-command",),
+        ("score",),
+        ("score", "x", "--out", "y", "--device", "abacus"),
+        ("explain", "x", "--no-such-option"),
+    ],
+    ids=" ".join,
+)
+def test_usage_errors_end_with_64(phenokit, arguments):
+    code, _, err = phenokit(*arguments)
+    assert code == 64
+    assert "Traceback" not in err
+
+
+def test_an_unreadable_input_ends_with_65_and_its_code(phenokit, folder, tiny_bundle):
+    code, _, err = phenokit("explain", folder / "nowhere.hea", "--model", tiny_bundle)
+    assert code == 65
+    assert err.startswith("phenokit: E_MISSING: ")
+
+
+def test_a_model_that_is_not_there_ends_with_65(phenokit, folder):
+    code, _, err = phenokit("explain", folder / "good.hea", "--model", "no-such-model")
+    assert code == 65
+    assert "no model of this name" in err
+
+
+def test_an_explanation_as_json_adds_up(phenokit, folder, tiny_bundle):
+    code, out, _ = phenokit(
+        "explain", folder / "good.hea", "--model", tiny_bundle, "--json", "--open-abstained"
+    )
+    explanation = json.loads(out)
+    assert code == 0
+    assert len(explanation["findings"]) == 5
+    for finding in explanation["findings"]:
+        total = sum(p["contribution"] for p in finding["prototypes"])
+        assert finding["bias"] + total == pytest.approx(finding["logit"], abs=1e-5)
+
+
+def test_an_explanation_in_words_names_prototypes(phenokit, folder, tiny_bundle):
+    code, out, _ = phenokit(
+        "explain", folder / "good.hea", "--model", tiny_bundle, "--open-abstained"
+    )
+    assert code == 0
+    assert out.startswith("Research use - not for diagnosis\n")
+    assert clinical_name("CLBBB") in out
+    assert "source simulated sim-" in out
+
+
+@pytest.mark.parametrize(("strict", "expected"), [((), 0), (("--strict",), 3)])
+def test_a_folder_is_scored_with_its_bad_file(
+    phenokit, folder, tiny_bundle, tmp_path, strict, expected
+):
+    code, out, _ = phenokit(
+        "score", folder, "--out", tmp_path, "--model", tiny_bundle, *strict
+    )
+    assert code == expected
+    assert "1  rejected" in out
+    table = pq.read_table(tmp_path / "part-00000.parquet")
+    assert table["path"].to_pylist() == ["bad.hea", "good.hea"]
+
+
+def test_a_folder_without_a_recording_ends_with_65(phenokit, tiny_bundle, tmp_path):
+    (tmp_path / "in").mkdir()
+    code, _, err = phenokit(
+        "score", tmp_path / "in", "--out", tmp_path / "out", "--model", tiny_bundle
+    )
+    assert code == 65
+    assert "no recording found" in err
+
+
+def test_models_are_listed_shown_and_verified(phenokit, tiny_bundle, monkeypatch):
+    monkeypatch.setenv("PHENOKIT_MODELS", str(tiny_bundle.parent))
+    code, out, _ = phenokit("models", "list")
+    assert (code, out.split()[:2]) == (0, ["tiny", "0.0.1"])
+    assert "Not for diagnosis" in phenokit("models", "show", "tiny")[1]
+    assert "all hashes match" in phenokit("models", "verify")[1]
+
+
+def test_a_damaged_model_ends_with_65(phenokit, tiny_bundle, tmp_path):
+    damaged = tmp_path / "tiny"
+    damaged.mkdir()
+    for file in tiny_bundle.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    weights = bytearray((damaged / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (damaged / "model.safetensors").write_bytes(weights)
+    code, _, err = phenokit("models", "verify", damaged)
+    assert code == 65
+    assert "E_WEIGHTS_HASH: model.safetensors" in err
+
+
+def test_a_model_is_evaluated(phenokit, tiny_bundle, tiny_archive, tmp_path):
+    code, out, _ = phenokit(
+        "evaluate", tiny_bundle, "--data", tiny_archive, "--out", tmp_path, "--split", "val"
+    )
+    assert code == 0
+    assert "AUROC" in out
+    assert out.strip() == (tmp_path / "metrics.md").read_text().strip()
+
+
+def test_demo_recordings_can_be_explained(phenokit, tiny_bundle, tmp_path):
+    code, _, _ = phenokit("demo", "--out", tmp_path / "demo", "--seed", "2")
+    assert code == 0
+    header = min((tmp_path / "demo").rglob("*.hea"))
+    assert phenokit("explain", header, "--model", tiny_bundle)[0] == 0
+
+
+def test_the_doctor_runs_without_a_network(phenokit):
+    code, out, _ = phenokit("doctor")
+    assert code == 0
+    assert "phenokit" in out.lower()
