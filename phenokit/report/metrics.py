@@ -44,12 +44,11 @@ def format_metrics(evaluation: Evaluation) -> str:
         "| label | n | positive | AUROC | AUPRC | Brier | calibration slope |",
         "| --- | ---: | ---: | --- | --- | --- | --- |",
     ]
-    for m in metrics.labels:
-        slope = "-" if math.isnan(m.calibration_slope) else f"{m.calibration_slope:.2f}"
-        lines.append(
-            f"| {clinical_name(m.label)} | {m.n:,} | {m.n_positive:,} | {_words(m.auroc)} "
-            f"| {_words(m.auprc)} | {m.brier:.3f} | {slope} |"
-        )
+    lines += [
+        f"| {clinical_name(m.label)} | {m.n:,} | {m.n_positive:,} | {_words(m.auroc)} "
+        f"| {_words(m.auprc)} | {m.brier:.3f} | {_words(m.calibration_slope)} |"
+        for m in metrics.labels
+    ]
     lowest = min(distinct.values(), default=float("nan"))
     lines += [
         "",

@@ -515,7 +515,7 @@ def _card(
             "method": calibration.to_dict()["method"],
             "data": f"{len(data.validation)} validation recordings",
             "slope": [
-                _plain_metric(
+                _metric(
                     m.label, "calibration slope", m.calibration_slope, m.n, m.n_positive
                 )
                 for m in shown.labels
@@ -563,11 +563,3 @@ def _metric(
     if np.isnan([interval.value, interval.low, interval.high]).any():
         return entry | {"undefined": "too few recordings with one of the two outcomes"}
     return entry | {"value": interval.value, "low": interval.low, "high": interval.high}
-
-
-def _plain_metric(
-    label: str, metric: str, value: float, n: int, n_positive: int
-) -> dict[str, Any]:
-    """A figure without an interval of its own: undefined, or value as both ends."""
-    interval = Interval(value, value, value)
-    return _metric(label, metric, interval, n, n_positive)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+MIN_FOR_SLOPE = 10
+"""Positives, and negatives, that a calibration slope needs."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -31,7 +34,7 @@ class LabelMetrics:
     auroc: Interval
     auprc: Interval
     brier: float
-    calibration_slope: float
+    calibration_slope: Interval
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def evaluate_scores(
                 _interval(roc),
                 _interval(prc),
                 float(np.mean((p - y) ** 2)) if len(y) else np.nan,
-                calibration_slope(y, p),
+                _interval(np.concatenate([_slopes(y, p, one), _slopes(y, p, w)])),
             )
         )
         wanted = macro_labels is None or name in macro_labels
@@ -224,15 +227,33 @@ def calibration_slope(
 ) -> float:
     """Slope of the outcome's log-odds on the predicted log-odds; 1 is ideal.
 
-    NaN with fewer than 10 positives or negatives.
+    NaN with fewer than 10 positives or negatives, or where they are separated.
     """
-    from sklearn.linear_model import LogisticRegression
+    return float(_slopes(labels, probability, np.ones((1, len(labels)), dtype=int))[0])
 
-    if min(labels.sum(), len(labels) - labels.sum()) < 10:
-        return float("nan")
+
+def _slopes(
+    labels: Float[np.ndarray, " recording"],
+    probability: Float[np.ndarray, " recording"],
+    weights: Int[np.ndarray, "resample recording"],
+) -> Float[np.ndarray, " resample"]:
+    """Calibration slope under each row of integer weights, by Newton's method."""
+    n_positive, n_negative = weights @ (labels == 1), weights @ (labels == 0)
+    enough = np.minimum(n_positive, n_negative) >= MIN_FOR_SLOPE
     p = np.clip(probability, 1e-9, 1 - 1e-9)
-    log_odds = np.log(p / (1 - p))
-    return float(LogisticRegression(C=1e6).fit(log_odds[:, None], labels).coef_[0, 0])
+    x = np.log(p / (1 - p))
+    slope, intercept = np.ones(len(weights)), np.zeros(len(weights))
+    for _ in range(30):
+        mean = 1 / (1 + np.exp(-(slope[:, None] * x + intercept[:, None])))
+        residual = weights * (labels - mean)
+        curvature = weights * mean * (1 - mean)
+        a, b, c = curvature @ (x * x), curvature @ x, curvature.sum(1)
+        determinant = np.maximum(a * c - b * b, 1e-12)
+        g, h = residual @ x, residual.sum(1)
+        # steps are cut: with separated outcomes the slope has no end
+        slope = slope + np.clip((c * g - b * h) / determinant, -1, 1)
+        intercept = intercept + np.clip((a * h - b * g) / determinant, -2, 2)
+    return np.where(enough & (np.abs(slope) < 25), slope, np.nan)
 
 
 def _interval(draws: Float[np.ndarray, " resample"]) -> Interval:
