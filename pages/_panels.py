@@ -213,7 +213,7 @@ def prototype_rows(
         is_marked = prototype.prototype_id == marked
         rows.append(["li", {"class": "marked" if is_marked else "row"},
             ["div", {"class": "row-head"},
-                ["h4", {}, f"{rank}. {prototype_name(match)}"],
+                ["h4", {}, f"{rank}. {prototype_name(match)}", _direction(match)],
                 _mark_button(match, is_marked=is_marked)],
             _pair(match, pair),
             ["dl", {"class": "row-facts"},
@@ -334,6 +334,12 @@ def gallery(drawn: Sequence[tuple[Prototype, Tracing | None]]) -> Node:
 
 
 # Parts
+
+
+def _direction(match: Match) -> Node:
+    if match.contribution < 0:
+        return ["span", {"class": "against"}, "▼ speaks against"]
+    return ["span", {"class": "for"}, "▲ speaks for"]
 
 
 def _mark_button(match: Match, *, is_marked: bool) -> Node:

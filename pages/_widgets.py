@@ -89,8 +89,9 @@ def show_frame() -> None:
             "up, or `phenokit models install FILE` to add one."
         )
         st.stop()
+    left, right = st.columns([6, 1], vertical_alignment="center")
     if len(names) > 1:
-        st.sidebar.selectbox("Model", names, key="model")
+        right.selectbox("Model", names, key="model", label_visibility="collapsed")
     try:
         card = bundle().card
     except PhenoKitError as error:
@@ -112,7 +113,8 @@ def show_frame() -> None:
                 f"bundle {bundle().bundle_hash[:8]}"],
             ["span", {"class": "muted"}, str(card["first_line"])]],
     ]  # fmt: skip
-    frame(data=nodes, key="frame")
+    with left:
+        frame(data=nodes, key="frame")
 
 
 def show(

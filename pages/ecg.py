@@ -30,6 +30,7 @@ from phenokit.report.ecg_paper import (
 )
 from phenokit.report.explanation import (
     Measurement,
+    count,
     export_files,
     labels_not_assessed,
     prototype_table,
@@ -43,6 +44,8 @@ T = TypeVar("T", int, float, Layout)
 
 MAX_CONTEXT = 0.5
 """Seconds drawn around a window at most; a wider receptive field is stated in words."""
+MIN_SHOWN = 5
+"""Findings listed at least, whether they reach their threshold or not."""
 EXPORTS = {"JSON": "json", "CSV": "csv", "Hashes": "hashes.json"}
 UPLOAD = "Upload"
 
@@ -289,7 +292,11 @@ def show_findings(record: str, explanation: Explanation) -> Finding:
     if explanation.scored.outcome is Outcome.ABSTAINED:
         st.warning("Opened on purpose: this recording was found not assessable.")
     n_present = sum(finding.is_present for finding in explanation.findings)
-    shown = explanation.findings[: max(n_present, 5)]
+    shown = [
+        finding
+        for rank, finding in enumerate(explanation.findings)
+        if finding.is_present or rank < MIN_SHOWN
+    ]
 
     def choose() -> None:
         st.session_state[key] = _widgets.chosen("findings")
@@ -306,7 +313,7 @@ def show_findings(record: str, explanation: Explanation) -> Finding:
         "score. No interval: one calibrated model."
     )
     label = st.selectbox(
-        "Explain",
+        "Explain the score of",
         list(findings),
         format_func=clinical_name,
         key=key,
@@ -320,11 +327,12 @@ def show_findings(record: str, explanation: Explanation) -> Finding:
 
 def show_prototypes(record: str, recording: Recording, finding: Finding) -> None:
     """Why: the prototypes that make the score, and the sum."""
-    st.header("What it resembles", anchor=False)
+    st.header("Which prototypes made this score", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         n_shown = _choice("Prototypes shown", (5, 10, 20), 5, key="n_shown")
+        own_class = st.toggle("Only prototypes of this label", key="own_class")
         all_leads = st.toggle("All twelve leads in long windows", key="all_leads")
-    terms = sum_terms(finding, n_shown=n_shown)
+    terms = sum_terms(finding, n_shown=n_shown, own_class=own_class)
     matches = [term.match for term in terms if term.match is not None]
     display = for_display(recording, _widgets.contract())
     pairs = [_pair(display, match, all_leads=all_leads) for match in matches]
@@ -391,7 +399,7 @@ def _pair(display: Recording, match: Match, *, all_leads: bool) -> WindowPair:
 def show_not_assessed(explanation: Explanation) -> None:
     """Statements that this model says nothing about."""
     labels = labels_not_assessed(explanation.scored.labels)
-    with st.expander(f"Not assessed: {len(labels)} statements outside the model"):
+    with st.expander(f"Not assessed: {count(len(labels), 'statement')} outside the model"):
         _widgets.show([_panels.names(labels)], key="not_assessed")
 
 

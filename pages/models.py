@@ -48,7 +48,7 @@ def show_metrics(metrics: Sequence[dict[str, Any]], *, key: str) -> None:
             "Subgroup": one["subgroup"],
             "Value (interval)": one["undefined"]
             or format_interval(one["value"], one["low"], one["high"]),
-            "Level": f"{one['level']:.0%}",
+            "Level": f"{100 * one['level']:.0f} %",
             "n": one["n"],
             "Positive": one["n_positive"],
         }
@@ -61,7 +61,7 @@ def show_prevalence(prevalence: dict[str, dict[str, Any]]) -> None:
     rows = [
         {
             "Label": _label(label),
-            "In training": f"{one['training']:.1%}",
+            "In training": _share(one["training"]),
             "Tested from": _share(one["tested_low"]),
             "Tested to": _share(one["tested_high"]),
         }
@@ -102,7 +102,7 @@ def _label(label: str) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "not tested" if value is None else f"{value:.1%}"
+    return "not tested" if value is None else f"{100 * value:.1f} %"
 
 
 _widgets.require_app()

@@ -147,15 +147,25 @@ class Term:
     match: Match | None = None
 
 
-def sum_terms(finding: Finding, *, n_shown: int = 5) -> tuple[Term, ...]:
+def sum_terms(
+    finding: Finding, *, n_shown: int = 5, own_class: bool = False
+) -> tuple[Term, ...]:
     """The rows of a finding's sum: its largest prototypes, all others, and the bias.
 
     Parameters
     ----------
     n_shown
         Prototypes with a row of their own; the rest is one row, never dropped.
+    own_class
+        Whether only prototypes of the finding's own label get a row.
     """
-    shown, rest = finding.matches[:n_shown], finding.matches[n_shown:]
+    ranked = [
+        match
+        for match in finding.matches
+        if not own_class or match.prototype.label == finding.label
+    ]
+    shown = ranked[:n_shown]
+    rest = [match for match in finding.matches if match not in shown]
     names = [
         f"{rank}. {prototype_name(match)}" for rank, match in enumerate(shown, start=1)
     ]

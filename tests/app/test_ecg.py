@@ -83,7 +83,8 @@ def test_an_abstained_record_shows_a_reason_and_no_probability(app: AppTest):
 
 def test_the_scores_of_an_abstained_record_open_on_purpose_only(app: AppTest):
     opened(app, NOISY)
-    app.toggle[-1].set_value(True).run()
+    switch = next(one for one in app.toggle if one.label.startswith("Open the scores"))
+    switch.set_value(True).run()
     assert "findings" in panels(app)
     assert any("not assessable" in warning.value for warning in app.warning)
 

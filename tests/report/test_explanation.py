@@ -52,6 +52,15 @@ def test_the_prototypes_that_are_not_shown_are_one_row(finding: Finding):
     assert names[-2:] == ["All other prototypes (35)", "Baseline (bias)"]
 
 
+def test_the_sum_holds_where_only_the_own_class_has_rows(finding: Finding):
+    other = replace(finding.matches[0].prototype, label="SR")
+    first = replace(finding.matches[0], prototype=other)
+    mixed = replace(finding, matches=(first, *finding.matches[1:]))
+    terms = sum_terms(mixed, n_shown=3, own_class=True)
+    assert [term.match for term in terms[:3]] == list(mixed.matches[1:4])
+    assert sum(term.contribution for term in terms) == pytest.approx(finding.logit)
+
+
 def test_round_to_sum_keeps_the_sum_of_many_small_values():
     values = [0.5] * 101
     assert sum(round_to_sum(values, 50)) == 50
