@@ -74,8 +74,10 @@ class Trust:
 
     def distance(self, features: Float[np.ndarray, " feature"]) -> float:
         """Squared Mahalanobis distance to the nearest class mean."""
-        away = (features.astype(np.float64) - self.means) @ self.whitening.T
-        return float((away**2).sum(1).min())
+        away = features.astype(np.float64) - self.means
+        # the product in the type of the whitening: converting it would cost more
+        white = away.astype(self.whitening.dtype) @ self.whitening.T
+        return float((white.astype(np.float64) ** 2).sum(1).min())
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """By name, for ``trust.safetensors``."""

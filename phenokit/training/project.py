@@ -14,11 +14,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from phenokit.networks.prototype import ceiling
+from phenokit.networks.prototype import ceiling, window_similarity
 
 Unique = Literal["none", "record", "patient"]
 
@@ -107,34 +106,33 @@ def find_sources(
     """
     candidates = [_Candidates() for _ in n_prototypes]
     bounds = np.concatenate([[0], np.cumsum(n_prototypes)])
-    unit = _unit(rearrange(prototypes, "p f s -> p (f s)"))
     steps = prototypes.shape[-1]
     for block in blocks:
         windows = block.features.unfold(2, steps, 1)  # (recording, feature, window, step)
         for label, candidate in enumerate(candidates):
+            own = prototypes[bounds[label] : bounds[label + 1]].detach()
             carries = np.flatnonzero(block.labels[:, label] == 1)
-            if not len(carries):
+            if not len(own) or not len(carries):
                 continue
-            own = unit[bounds[label] : bounds[label + 1]]
-            patches = rearrange(windows[carries], "r f w s -> r w (f s)")
-            similarity, window = _best_windows(patches, own)
-            candidate.add(block.rows[carries], similarity, window)
-            candidate.keep_patches(patches, window)
+            best = window_similarity(block.features[carries], own).max(-1)
+            at = torch.from_numpy(carries)[:, None].to(best.indices.device)
+            patches = windows[at, :, best.indices]  # (recording, prototype, feature, step)
+            candidate.add(block.rows[carries], best.values, best.indices, patches)
 
     rank = _rank(record_ids)
     groups = _groups(record_ids, patient_ids, unique)
     scale = ceiling(prototypes.shape[1], steps) if reference else 1.0
     row = np.full(len(prototypes), -1)
-    best = np.zeros(len(prototypes), dtype=int)
+    window = np.zeros(len(prototypes), dtype=int)
     score = np.full(len(prototypes), np.nan)
     vectors = prototypes.detach().clone()
     for label, candidate in enumerate(candidates):
         for k, place in candidate.choose(n_prototypes[label], rank, groups):
             p = bounds[label] + k
-            row[p], best[p] = candidate.row[place], candidate.window[place, k]
+            row[p], window[p] = candidate.row[place], candidate.window[place, k]
             score[p] = scale * candidate.similarity[place, k]
-            vectors[p] = rearrange(candidate.patch(place, k), "(f s) -> f s", s=steps)
-    return Sources(row, best, score, vectors)
+            vectors[p] = candidate.patch(place, k)
+    return Sources(row, window, score, vectors)
 
 
 class _Candidates:
@@ -151,19 +149,12 @@ class _Candidates:
         rows: Int[np.ndarray, " recording"],
         similarity: Float[Tensor, "recording prototype"],
         window: Int[Tensor, "recording prototype"],
+        patches: Float[Tensor, "recording prototype feature step"],
     ) -> None:
         self._rows.append(rows)
         self._similarities.append(similarity.double().cpu().numpy())
         self._windows.append(window.cpu().numpy())
-
-    def keep_patches(
-        self,
-        patches: Float[Tensor, "recording window patch"],
-        window: Int[Tensor, "recording prototype"],
-    ) -> None:
-        """Hold the best patch of the block for each prototype and drop the rest."""
-        chosen = torch.take_along_dim(patches, window[..., None], dim=1)
-        self._patches.append(chosen.cpu())
+        self._patches.append(patches.cpu())
 
     @property
     def row(self) -> Int[np.ndarray, " recording"]:
@@ -177,7 +168,7 @@ class _Candidates:
     def window(self) -> Int[np.ndarray, "recording prototype"]:
         return np.concatenate(self._windows)
 
-    def patch(self, place: int, k: int) -> Float[Tensor, " patch"]:
+    def patch(self, place: int, k: int) -> Float[Tensor, "feature step"]:
         for patches in self._patches:
             if place < len(patches):
                 return patches[place, k]
@@ -213,21 +204,6 @@ class _Candidates:
 def _highest(similarity: Float[np.ndarray, " candidate"]) -> int:
     """Position of the highest value, the first of those that tie with it."""
     return int(np.argmax(similarity >= similarity.max() - TIE))
-
-
-def _best_windows(
-    patches: Float[Tensor, "recording window patch"],
-    prototypes: Float[Tensor, "prototype patch"],
-) -> tuple[Float[Tensor, "recording prototype"], Int[Tensor, "recording prototype"]]:
-    norm = reduce(patches.square(), "r w c -> r w 1", "sum").add(1e-12).sqrt()
-    similarity = (patches @ prototypes.T) / norm  # (recording, window, prototype)
-    best = similarity.max(dim=1)
-    return best.values, best.indices
-
-
-def _unit(vectors: Float[Tensor, "prototype patch"]) -> Float[Tensor, "prototype patch"]:
-    norm = reduce(vectors.square(), "p c -> p 1", "sum").add(1e-12).sqrt()
-    return (vectors / norm).detach()
 
 
 def _rank(record_ids: Sequence[str]) -> Int[np.ndarray, " recording"]:
