@@ -52,7 +52,7 @@ def format_metrics(evaluation: Evaluation) -> str:
     lowest = min(distinct.values(), default=float("nan"))
     lines += [
         "",
-        f"Prototypes from distinct records: {100 * lowest:.0f} % or more in every label.",
+        f"At least {100 * lowest:.0f} % of a label's prototypes come from distinct records.",
         "",
     ]
     return "\n".join(lines)
