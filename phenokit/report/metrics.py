@@ -52,7 +52,7 @@ def format_metrics(evaluation: Evaluation) -> str:
     lowest = min(distinct.values(), default=float("nan"))
     lines += [
         "",
-        f"At least {100 * lowest:.0f} % of a label's prototypes come from distinct records.",
+        f"Distinct records: {100 * lowest:.0f} % or more of each label's prototypes.",
         "",
     ]
     return "\n".join(lines)
