@@ -496,8 +496,8 @@ def window_similarity(
     steps = prototypes.shape[-1]
     floor = 1e-4 if reference and steps > 1 else 1e-12
     products = F.conv1d(features, prototypes)
-    ones = torch.ones_like(features[:1, :1, :1]).expand(1, features.shape[1], steps)
-    window_norm = F.conv1d(features.square(), ones).add(floor).sqrt()
+    energy = reduce(features.square(), "b f t -> b t", "sum").unfold(1, steps, 1)
+    window_norm = reduce(energy, "b w s -> b 1 w", "sum").add(floor).sqrt()
     prototype_norm = reduce(prototypes.square(), "p f s -> p 1", "sum").add(floor).sqrt()
     scale = ceiling(prototypes.shape[1], steps) if reference else 1.0
     return scale * products / (window_norm * prototype_norm)
