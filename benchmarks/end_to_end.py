@@ -23,26 +23,59 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 import wfdb
-from forward import build, configurations
 from scipy.signal import butter, sosfiltfilt
 
 from phenokit.batch.score import score_path
 from phenokit.evidence.prototypes import Prototype
 from phenokit.evidence.trust import Calibration, Trust
-from phenokit.networks.checkpoint import Bundle
-from phenokit.networks.prototype import PrototypeNetwork, for_inference, to_arrays
+from phenokit.networks.checkpoint import Bundle, bundle_folders, load_bundle
+from phenokit.networks.prototype import (
+    PrototypeConfig,
+    PrototypeNetwork,
+    compact,
+    for_inference,
+    published,
+    to_arrays,
+)
 from phenokit.pipeline import ECGModel, score_ecg
 from phenokit.preprocessing.contract import InputContract, prepare
 from phenokit.preprocessing.quality import assess_quality
 from phenokit.readers.ecg import read_ecg
 from phenokit.recording import LEADS
 from phenokit.simulation.ecg import simulate_ecg
+from phenokit.statements import SCP_STATEMENTS, Branch
+
+BRANCHES: tuple[Branch, ...] = ("rhythm", "morphology", "global")
 
 CONDITIONS = ("normal", "atrial_fibrillation", "left_bundle_branch_block")
 
 
+def configurations() -> dict[str, PrototypeConfig]:
+    """The paper's network, and that of the installed ecg-ptbxl or one of its size."""
+    labels = tuple(s.code for s in SCP_STATEMENTS)
+    of_branch: dict[Branch, tuple[str, ...]] = {
+        b: tuple(s.code for s in SCP_STATEMENTS if s.branch == b) for b in BRANCHES
+    }
+    if any(folder.name == "ecg-ptbxl" for folder in bundle_folders()):
+        shipped = PrototypeConfig.from_dict(load_bundle("ecg-ptbxl").config["network"])
+    else:
+        shipped = compact(of_branch, labels, per_label=dict.fromkeys(BRANCHES, 8))
+    return {"published": published(of_branch, labels), "shipped": shipped}
+
+
+def build(config: PrototypeConfig) -> PrototypeNetwork:
+    """Random weights, batch norms that have seen data, eval mode."""
+    with torch.random.fork_rng():
+        torch.set_rng_state(torch.Generator().manual_seed(7).get_state())
+        network = PrototypeNetwork(config).train()
+        with torch.no_grad():
+            network(torch.randn(4, 12, 1000))
+    return network.eval()
+
+
 def write_records(folder: Path, n_records: int) -> list[Path]:
     """Simulated records of the shape of PTB-XL's at 100 Hz."""
+    folder.mkdir()
     for number in range(n_records):
         recording = simulate_ecg(
             CONDITIONS[number % 3],
@@ -159,7 +192,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{arguments.records} records, {arguments.rounds} rounds, CPU time, seed 7")
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_records(Path(folder) / "", arguments.records)
+        paths = write_records(Path(folder) / "ecgs", arguments.records)
         for size, config in configurations().items():
             out = Path(folder) / f"out-{size}"
             compare(size, build(config), paths, out, arguments.rounds)

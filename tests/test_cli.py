@@ -99,7 +99,7 @@ def test_an_explanation_in_words_names_prototypes(phenokit, folder, tiny_bundle)
     assert code == 0
     assert out.startswith("Research use - not for diagnosis\n")
     assert clinical_name("CLBBB") in out
-    assert "source simulated sim-" in out
+    assert "resembles record sim-" in out
 
 
 @pytest.mark.parametrize(("strict", "expected"), [((), 0), (("--strict",), 3)])
