@@ -323,7 +323,8 @@ class BoundedTrunk(nn.Module):
 
     Each of five halvings has one kernel that looks at neighbours (7 in the stem, then 3);
     all other kernels are 1. A window of three steps sees 131 samples. The input is shifted
-    by half a step so that step w is centred on samples [32 w, 32 w + 32).
+    by half a step so that step w is centred on samples [32 w, 32 w + 32); the first 0.16 s
+    fall out by the shift and are seen by the rhythm branch only.
     """
 
     offset = STRIDE // 2
