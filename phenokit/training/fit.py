@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from phenokit.networks.prototype import PrototypeConfig, PrototypeNetwork, pool_windows
-from phenokit.statements import Branch
+from phenokit.statements import Branch, superclasses_of
 from phenokit.training.augment import augment
 from phenokit.training.dataset import TrainingSet, blocks
 from phenokit.training.evaluate import macro_auroc
@@ -191,15 +191,14 @@ def fit_heads(
     fused head's L1 penalty is the one of `FitConfig.l1_grid` with the best validation
     macro-AUROC.
 
-    With `sources` an explanation reads as it should: a prototype speaks for a label only if
-    its source ECG has the label, against it only if it has it not, and not at all where
-    nobody knows (`source_signs`).
+    With `sources` an explanation reads as it should: only prototypes of a label speak for
+    it, and only those speak against it whose source ECG has it not (`source_signs`).
     """
     train, y = _augmented_similarities(network, data, settings, device=device)
     validation, _ = score_rows(network, data, data.validation, device=device)
     y_validation = data.labels[data.validation]
     weight = positive_weights(y, settings.pos_weight, cap=settings.pos_weight_cap)
-    sign = None if sources is None else source_signs(sources, data)
+    sign = None if sources is None else source_signs(network.config, sources, data)
     best: tuple[float, LinearHead] | None = None
     for n, l1 in enumerate(settings.l1_grid):
         head = fit_head(
@@ -236,12 +235,35 @@ def fit_heads(
 
 
 def source_signs(
-    sources: Mapping[Branch, Sources], data: TrainingSet
+    config: PrototypeConfig, sources: Mapping[Branch, Sources], data: TrainingSet
 ) -> Int[np.ndarray, "label prototype"]:
-    """1 where a prototype's source ECG has the label, -1 where not, 0 where unknown."""
+    """Which prototypes may speak for a label (1), against it (-1), or not at all (0).
+
+    For it: prototypes of the label, of a statement that belongs to it as a superclass, or
+    of its own superclass, if the source ECG has the label. Against it: any prototype whose
+    source ECG has it not. Where nobody knows: none.
+    """
+    owners = [
+        label
+        for branch in config.branches.values()
+        for label, count in zip(branch.labels, branch.n_prototypes, strict=True)
+        for _ in range(count)
+    ]
+    related = np.array([[_is_related(a, b) for b in owners] for a in config.labels])
     rows = np.concatenate([found.row for found in sources.values()])
     of_source = np.where(rows[:, None] >= 0, data.labels[rows], np.nan).T
-    return np.nan_to_num(2 * of_source - 1).astype(np.int64)
+    return np.where(of_source == 1, related, np.where(of_source == 0, -1, 0)).astype(
+        np.int64
+    )
+
+
+def _is_related(label: str, owner: str) -> bool:
+    """Whether both are the same, or one is the superclass of the other."""
+    return (
+        label == owner
+        or owner in superclasses_of(frozenset({label}))
+        or label in superclasses_of(frozenset({owner}))
+    )
 
 
 @torch.inference_mode()

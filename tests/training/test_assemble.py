@@ -136,3 +136,19 @@ def test_a_recipe_names_the_field_that_is_wrong(tmp_path):
     with pytest.raises(BadInput, match=r"recipe\.toml: \w+") as refusal:
         read_recipe(path)
     assert refusal.value.code == "E_COLUMNS"
+
+
+RELATED = {("CD", "CLBBB"), ("CLBBB", "CD")}
+
+
+def test_a_prototype_speaks_for_its_label_and_against_what_its_source_has_not(tiny_model):
+    table = tiny_model.bundle.prototypes
+    for label, weights in zip(tiny_model.labels, tiny_model.weight, strict=True):
+        assert (weights != 0).any()
+        for (_, row), weight in zip(table.iterrows(), weights, strict=True):
+            has_it = label in row["labels"]
+            speaks_for = has_it and (
+                row["label"] == label or (row["label"], label) in RELATED
+            )
+            assert weight <= 0 or speaks_for
+            assert weight >= 0 or not has_it
