@@ -8,6 +8,7 @@ Nothing heavy is imported before a command needs it: ``--help`` costs a few bare
 """
 
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,7 +89,9 @@ def _explain_failure(error: Exception) -> tuple[str, int]:
         return usage(), 64
     if type(error).__name__ == "Abort":
         return "interrupted", 130
-    raise error
+    # where it happened, without the message: it may hold what stood in a file
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"internal error ({type(error).__name__}), please report it\n{frames}", 70
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -165,3 +165,18 @@ def test_the_doctor_runs_without_a_network(phenokit):
     code, out, _ = phenokit("doctor")
     assert code == 0
     assert "phenokit" in out.lower()
+
+
+def test_an_internal_error_ends_with_70_and_keeps_its_message_to_itself(
+    phenokit, monkeypatch, folder
+):
+    name = "Jane Doe 12345678"
+
+    def fail(*_, **__):
+        raise ValueError(name)
+
+    monkeypatch.setattr("phenokit.pipeline.load_model", fail)
+    code, out, err = phenokit("explain", folder / "good.hea")
+    assert code == 70
+    assert "ValueError" in err
+    assert "12345678" not in out + err
