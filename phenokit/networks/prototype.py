@@ -15,9 +15,8 @@ departs from it so that the explanation is true and the network small:
   of three latent steps sees 1.31 s, not 4.99 s.
 - The trunk is shifted by half a latent step, so that step w is centred on the samples
   [32 w, 32 w + 32) that are shown for it.
-- Prototypes live among the trunk's own features, sparse and not below 0, where unrelated
-  windows have a similarity near 0; after the published sigmoid it is near 1. The two
-  add-on layers cost 6 points of validation macro-AUROC over SCP codes on 1,764 records.
+- Prototypes live among the trunk's own features, sparse and not below 0; there are no
+  add-on layers, which made training slower (docs/decisions/002-compact-network.md).
 - Similarity is the plain cosine, pooled over windows by its maximum: what is scored is the
   window that is shown. The paper's code scores the mean and shows the maximum.
 - The global branch pools over time: a prototype of 32 aligned steps would compare the phase
