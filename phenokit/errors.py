@@ -113,8 +113,10 @@ CODES: dict[str, str] = {
     "W_THRESHOLD": "A probability lies on its threshold.",
     "W_COLLINEAR": "A covariate repeats others and was dropped.",
     # associations
+    "N_SEX": "Not tested: the phecode is restricted to a sex that is not in the cohort.",
     "N_CONSTANT": "Not tested: the exposure does not vary.",
-    "N_FEW_CASES": "Not tested: too few cases.",
+    "N_FEW_CASES": "Not tested: too few cases or too few controls.",
+    "N_NOT_CONVERGED": "Not tested: no finite estimate was found.",
     "OK_FIRTH": "Tested with Firth's penalty because the groups are separated.",
     "OK": "Nothing wrong.",
 }
