@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 3 some recordings were rejected and ``--strict`` was given; 64 usage; 65
 the input, bundle or run does not fit; 66 an analysis refused by its own gate; 70 internal
-error; 74 disk; 130 interrupted.
+error; 74 disk; 75 another run is writing to the folder; 130 interrupted; 143 SIGTERM.
 
 Nothing heavy is imported before a command needs it: ``--help`` costs a few bare pythons.
 """
@@ -76,12 +76,14 @@ def main() -> None:
 
 
 def _explain_failure(error: Exception) -> tuple[str, int]:
-    from phenokit.errors import AnalysisRefused, BadInput, PhenoKitError
+    from phenokit.errors import AnalysisRefused, BadInput, OutputBusy, PhenoKitError
 
     if isinstance(error, BadInput):
         return f"{error.code}: {error}", 65
     if isinstance(error, AnalysisRefused):
         return str(error), 66
+    if isinstance(error, OutputBusy):
+        return str(error), 75
     if isinstance(error, PhenoKitError):
         return str(error), 65
     usage = getattr(error, "format_message", None)

@@ -3,6 +3,7 @@
     PhenoKitError
     ├── BadInput        a file or a table that cannot be used; carries an outcome code
     ├── BundleError     a model bundle that does not match its hashes or the network
+    ├── OutputBusy      another run is writing to the output folder (exit code 75)
     └── AnalysisRefused an analysis stopped by its own gate (exit code 66)
 
 Every input ends in exactly one `Outcome` with one code of `CODES`. Where several codes
@@ -47,6 +48,10 @@ class BadInput(PhenoKitError):
 
 class BundleError(BadInput):
     """A model bundle that is damaged or was made for another network."""
+
+
+class OutputBusy(PhenoKitError):
+    """An output folder that another run is writing to; wait for it, or take another."""
 
 
 class AnalysisRefused(PhenoKitError):

@@ -1,0 +1,416 @@
+"""The output folder of one run: one owner, one plan, whole files, a manifest at the end.
+
+A run may be killed at any moment and started again with the same command; what it had done
+is kept. Four rules make that safe:
+
+1. The owner holds a lock (`flock`) on the file ``lock`` from beginning to end. The kernel
+   frees it when the process dies, in whatever way.
+2. ``plan.json`` says what is being made, and is written first. A run with another plan
+   does not go on in the folder.
+3. A file appears whole or not at all: temporary file, fsync, rename, fsync of the folder.
+   A part counts once its receipt (rows, SHA-256, hash of the plan) stands beside it.
+4. ``manifest.json`` comes last. It is the mark of a finished run and names every file.
+
+``progress.json`` says how far a run is. It is for people and for the app; nothing that is
+computed depends on it. The lock of a network file system may not hold: use a local disk.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phenokit.errors import BadInput, OutputBusy, PhenoKitError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SECONDS_BETWEEN_REPORTS = 0.25
+STOP_SIGNALS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
+"""Signals that end a run in order, and the exit code of each; SIGINT is Python's own."""
+
+
+class RunFolder:
+    """What a run does in its folder; made by `open_run`.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    manifest
+        What a finished run of the same plan left; None while there is something to do.
+    """
+
+    def __init__(self, path: Path, *, command: str, plan_hash: str) -> None:
+        self.path = path
+        self.manifest = _read_json(path / "manifest.json")
+        self._command = command
+        self._plan_hash = plan_hash
+        self._files: dict[str, dict[str, Any]] = {}
+        self._started = _now()
+        self._stage = ""
+        self._stage_began = self._last_report = -1.0
+        self._done = self._of = self._done_at_begin = 0
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the result, whole or not at all.
+
+        Parameters
+        ----------
+        name
+            Within the folder, for example ``"comparisons/best.parquet"``.
+        """
+        _write_atomically(self.path / name, data)
+        self._files[name] = {"bytes": len(data), "sha256": _sha256(data)}
+
+    def write_parquet(self, name: str, table: "pa.Table") -> None:
+        """Write a table as Parquet (zstd) whose pages carry checksums."""
+        self.write(name, _parquet(table))
+
+    def write_part(self, k: int, table: "pa.Table") -> None:
+        """Write part `k` and then its receipt; the part counts from then on."""
+        name = part_name(k)
+        self.write_parquet(name, table)
+        receipt = {
+            "rows": table.num_rows,
+            "sha256": self._files[name]["sha256"],
+            "plan_hash": self._plan_hash,
+        }
+        _write_atomically(_receipt(self.path / name), _json(receipt))
+
+    def read_part(self, k: int) -> "pa.Table":
+        """Part `k`, its pages checked."""
+        import pyarrow.parquet as pq
+
+        path = self.path / part_name(k)
+        return pq.read_table(path, page_checksum_verification=True, partitioning=None)
+
+    def done_parts(self) -> set[int]:
+        """Numbers of the parts that agree with their receipts and with the plan."""
+        done = set()
+        for receipt_path in self.path.glob("part-*.json"):
+            receipt = _read_json(receipt_path) or {}
+            part = receipt_path.with_suffix(".parquet")
+            if receipt.get("plan_hash") != self._plan_hash or not part.is_file():
+                continue
+            data = part.read_bytes()
+            if receipt.get("sha256") == _sha256(data):
+                done.add(int(part.stem.removeprefix("part-")))
+                self._files[part.name] = {"bytes": len(data), "sha256": _sha256(data)}
+        return done
+
+    def progress(self, done: int, of: int, *, stage: str = "") -> None:
+        """Say how far the run is; cheap enough to be called for every step.
+
+        Written at most four times a second, at the begin and at the end of a stage.
+
+        Parameters
+        ----------
+        done, of
+            Steps of this stage.
+        stage
+            What is being done, in words, for example ``"testing"``.
+        """
+        now = time.monotonic()
+        if stage != self._stage or self._stage_began < 0:
+            self._stage, self._stage_began, self._done_at_begin = stage, now, done
+            self._last_report = -1.0
+        self._done, self._of = done, of
+        is_due = now - self._last_report >= SECONDS_BETWEEN_REPORTS
+        if is_due or self._last_report < 0 or done == of:
+            self._last_report = now
+            self._report("running")
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, with every file and its hash: the run is finished."""
+        self.manifest = {
+            **manifest,
+            "plan_hash": self._plan_hash,
+            "code_version": version("phenokit"),
+            "files": dict(sorted(self._files.items())),
+        }
+        _write_atomically(self.path / "manifest.json", _json(self.manifest))
+        self._report("finished")
+
+    def _report(self, state: str, message: str = "") -> None:
+        report = {
+            "state": state,
+            "command": self._command,
+            "stage": self._stage,
+            "done": self._done,
+            "of": self._of,
+            "seconds_left": self._seconds_left() if state == "running" else None,
+            "started": self._started,
+            "updated": _now(),
+            "message": message,
+        }
+        # Not forced to the disk: after a power cut nobody needs it.
+        path = self.path / "progress.json"
+        temporary = _temporary(path)
+        temporary.write_bytes(_json(report))
+        temporary.replace(path)
+
+    def _seconds_left(self) -> float | None:
+        """At the speed of this stage so far; None before its first step."""
+        n_steps = self._done - self._done_at_begin
+        if n_steps <= 0:
+            return None
+        seconds = time.monotonic() - self._stage_began
+        return round(seconds / n_steps * (self._of - self._done), 1)
+
+
+@contextmanager
+def open_run(
+    out: Path, *, plan: Mapping[str, Any], command: str, restart: bool = False
+) -> Iterator[RunFolder]:
+    """Own a folder for as long as a run lasts.
+
+    A run that raises leaves the state "failed" with one sentence. SIGTERM, SIGHUP and
+    Ctrl-C leave "cancelled". After both, the same command goes on with the parts that are
+    missing.
+
+    Parameters
+    ----------
+    out
+        Folder of the run; made if it is absent.
+    plan
+        What decides the result: settings and hashes of the inputs, as JSON values. The
+        version of PhenoKit is added.
+    command
+        Name of the command, for people.
+    restart
+        Throw away what an earlier run left in the folder.
+
+    Raises
+    ------
+    OutputBusy
+        If another process runs in the folder.
+    BadInput
+        ``E_VERSION`` if the folder holds a run with another plan.
+    SystemExit
+        143 after SIGTERM, 129 after SIGHUP.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _lock(out / "lock"), _stop_in_order():
+        _remove_leftovers(out)
+        if restart:
+            _remove_run(out)
+        plan_hash = _settle_plan(out, plan, command)
+        run = RunFolder(out, command=command, plan_hash=plan_hash)
+        try:
+            if run.manifest is None:
+                run._report("running")
+            yield run
+        except (KeyboardInterrupt, SystemExit):
+            with _deaf():
+                run._report("cancelled")
+            raise
+        except BaseException as error:
+            run._report("failed", _sentence(error))
+            raise
+
+
+def is_locked(out: Path) -> bool:
+    """Whether a process owns the folder at this moment."""
+    try:
+        descriptor = os.open(out / "lock", os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        # Shared, so that two who look at once do not take each other for an owner.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def part_name(k: int) -> str:
+    """File name of part `k`.
+
+    Examples
+    --------
+    >>> part_name(7)
+    'part-00007.parquet'
+    """
+    return f"part-{k:05d}.parquet"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        # Somebody may be looking (`is_locked`) for an instant: an owner stays longer.
+        for attempt in range(20):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 19:
+                    raise OutputBusy("another run is writing to this folder") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _stop_in_order() -> Iterator[None]:
+    """Turn the signals that end a process into an exception, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(STOP_SIGNALS[signal.Signals(number)])
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Whoever asks twice to stop must not break the last words of the run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [*STOP_SIGNALS, signal.SIGINT]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _settle_plan(out: Path, plan: Mapping[str, Any], command: str) -> str:
+    """Write the plan, or compare it with the one that is there; its hash."""
+    whole = {"command": command, "code_version": version("phenokit"), **plan}
+    # Through JSON and back, so that a tuple equals the list that was read.
+    whole = json.loads(json.dumps(whole))
+    plan_hash = _sha256(json.dumps(whole, sort_keys=True).encode())
+    old = _read_json(out / "plan.json")
+    if old is None:
+        if (out / "manifest.json").exists() or any(out.glob("part-*")):
+            raise BadInput(
+                "E_VERSION",
+                "The folder holds the result of something else; choose another.",
+            )
+        _write_atomically(out / "plan.json", _json({"plan_hash": plan_hash, "plan": whole}))
+    elif old.get("plan_hash") != plan_hash:
+        before = old.get("plan") or {}
+        differs = sorted(
+            key for key in {*before, *whole} if before.get(key, ...) != whole.get(key, ...)
+        )
+        raise BadInput(
+            "E_VERSION",
+            "The folder holds a run with another plan (it differs in: "
+            f"{', '.join(differs) or 'its hash'}); choose another folder, or --restart.",
+        )
+    return plan_hash
+
+
+def _remove_run(out: Path) -> None:
+    """Remove an earlier run: its parts, the files that its manifest names, its plan.
+
+    The manifest goes first, so that what is left never looks finished, and the plan last,
+    so that what is left is known to be a run. A folder without a plan is left alone.
+    """
+    if not (out / "plan.json").is_file():
+        return
+    named = (_read_json(out / "manifest.json") or {}).get("files", {})
+    parts = [*out.glob("part-*.parquet"), *out.glob("part-*.json")]
+    files = [out / name for name in ("manifest.json", "progress.json", *sorted(named))]
+    for path in [*files, *parts, out / "plan.json"]:
+        if path.resolve().is_relative_to(out.resolve()):
+            path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(out: Path) -> None:
+    for pattern in ("*.tmp", "*/*.tmp"):
+        for path in out.glob(pattern):
+            if path.stem.rpartition(".")[2].isdigit():
+                path.unlink(missing_ok=True)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+
+
+def _receipt(part: Path) -> Path:
+    return part.with_suffix(".json")
+
+
+def _parquet(table: "pa.Table") -> bytes:
+    import io
+
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, without the text of an error that nobody foresaw."""
+    if isinstance(error, BadInput):
+        return f"{error.code}: {error}"
+    if isinstance(error, PhenoKitError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"disk: {error.strerror or type(error).__name__}"
+    return f"internal error ({type(error).__name__})"
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None if the file is absent or was not written by a run."""
+    try:
+        read = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
