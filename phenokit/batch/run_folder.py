@@ -92,7 +92,8 @@ class RunFolder:
         import pyarrow.parquet as pq
 
         path = self.path / part_name(k)
-        return pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read()
 
     def done_parts(self) -> set[int]:
         """Numbers of the parts that agree with their receipts and with the plan."""
@@ -219,10 +220,10 @@ def open_run(
             raise
 
 
-def is_locked(out: Path) -> bool:
-    """Whether a process owns the folder at this moment."""
+def lock_is_held(path: Path) -> bool:
+    """Whether a process holds the lock on this file at this moment."""
     try:
-        descriptor = os.open(out / "lock", os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -250,7 +251,7 @@ def part_name(k: int) -> str:
 def _lock(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        # Somebody may be looking (`is_locked`) for an instant: an owner stays longer.
+        # Somebody may be looking (`lock_is_held`) for an instant: an owner stays longer.
         for attempt in range(20):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from phenokit.batch.run_folder import is_locked, open_run, part_name
+from phenokit.batch.run_folder import lock_is_held, open_run, part_name
 from phenokit.errors import BadInput, OutputBusy
 
 PLAN = {"seed": 1, "inputs": {"scores": "ab12"}}
@@ -100,10 +100,10 @@ def test_a_killed_run_frees_its_lock_and_keeps_its_parts(tmp_path: Path):
     process = python(RUN + "run(Path(sys.argv[1]), pause=30)", tmp_path)
     assert process.stdout is not None
     process.stdout.readline()
-    assert is_locked(tmp_path)
+    assert lock_is_held(tmp_path / "lock")
     process.kill()
     process.communicate()
-    assert not is_locked(tmp_path)
+    assert not lock_is_held(tmp_path / "lock")
     with open_run(tmp_path, plan={"seed": 1}, command="associate") as folder:
         assert folder.done_parts() == {0}
 
