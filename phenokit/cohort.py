@@ -61,8 +61,8 @@ class PhecodeStatus:
 
     phecodes: tuple[str, ...]
     n_patients: int
-    case_rows: tuple[Int[np.ndarray, " case"], ...]
-    excluded_rows: tuple[Int[np.ndarray, " excluded"], ...]
+    case_rows: tuple[Int[np.ndarray, " _case"], ...]
+    excluded_rows: tuple[Int[np.ndarray, " _excluded"], ...]
 
     def __len__(self) -> int:
         """Number of phecodes."""
