@@ -107,6 +107,35 @@ class PhecodeStatus:
 
 
 @dataclass(frozen=True)
+class MappingReport:
+    """How many of the ICD codes of a cohort led to a phecode.
+
+    Attributes
+    ----------
+    n_rows, n_mapped_rows
+        Codes of the cohort's patients, and those that lead to a phecode.
+    n_codes, n_unmapped_codes
+        Different codes, and those that lead to none.
+    unmapped
+        The most frequent of these: code, version, number of rows.
+    n_rows_of_others
+        Codes of people who are not in the cohort; in no other count.
+    """
+
+    n_rows: int
+    n_mapped_rows: int
+    n_codes: int
+    n_unmapped_codes: int
+    unmapped: tuple[tuple[str, str, int], ...]
+    n_rows_of_others: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Fraction of the codes that lead to a phecode; NaN if there is no code."""
+        return self.n_mapped_rows / self.n_rows if self.n_rows else float("nan")
+
+
+@dataclass(frozen=True)
 class Cohort:
     """Patients under one inclusion rule, a row a patient (or a recording of one).
 
@@ -122,9 +151,16 @@ class Cohort:
         Every rule in the order in which it was applied; the first step is what came in.
     notes
         Sentences for the report: the case rule, the linking rule, unmapped codes.
+    counts
+        Cases, controls and excluded by reason, a row a phecode; see
+        `phenokit.readers.phecodes.Ascertainment`. `None` if not counted.
+    mapping
+        Of the ICD codes; `None` where phecodes were counted elsewhere.
     """
 
     patients: pd.DataFrame
     status: PhecodeStatus
     attrition: tuple[AttritionStep, ...]
     notes: tuple[str, ...] = ()
+    counts: pd.DataFrame | None = None
+    mapping: MappingReport | None = None

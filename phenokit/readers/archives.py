@@ -1,4 +1,4 @@
-"""Read a zip archive whole or not at all.
+"""Read a zip archive, or a file packed by gzip, whole or not at all.
 
 The directory is judged before a byte is unpacked: a member whose name leaves the folder,
 a link, or two members with one name refuse the archive. Then every member is unpacked in
@@ -27,6 +27,7 @@ _FREE_BYTES = 1 << 16
 
 _CHUNK = 1 << 16
 _SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+_GZIP = b"\x1f\x8b"
 _ARCHIVE_ENDINGS = (".zip", ".gz", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar", ".jar")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -75,6 +76,39 @@ def parse_zip(data: bytes) -> dict[str, bytes]:
         OverflowError,
     ):
         raise BadInput("E_FORMAT", "The archive is damaged.") from None
+
+
+def unpack_gzip(data: bytes, *, max_bytes: int = MAX_TOTAL_BYTES) -> bytes:
+    """What gzip packed into these bytes; the bytes themselves where it did not.
+
+    The first bytes decide, not the ending of a name. Members that follow one another are
+    one file, as `gzip` has it.
+
+    Raises
+    ------
+    BadInput
+        ``E_ZIP_RATIO`` if it inflates beyond `max_bytes` or the cap on the ratio,
+        ``E_FORMAT`` if it is damaged or cut off.
+    """
+    if not data.startswith(_GZIP):
+        return data
+    limit = min(max_bytes, max(len(data) * MAX_RATIO, _FREE_BYTES))
+    parts, size, rest = [], 0, data
+    while rest:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            parts.append(member.decompress(rest, limit + 1 - size))
+            size += len(parts[-1])
+        except zlib.error:
+            raise BadInput(
+                "E_FORMAT", "The file is damaged: gzip cannot unpack it."
+            ) from None
+        if size > limit:
+            raise BadInput("E_ZIP_RATIO", f"The file inflates beyond {limit} bytes.")
+        if not member.eof:
+            raise BadInput("E_FORMAT", "The file is cut off: gzip cannot unpack it.")
+        rest = member.unused_data.lstrip(b"\0")  # tapes and some tools pad with zeros
+    return b"".join(parts)
 
 
 def _check_directory(members: list[zipfile.ZipInfo]) -> None:

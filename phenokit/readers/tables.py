@@ -22,8 +22,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from phenokit.errors import CODES, BadInput
+from phenokit.readers.archives import unpack_gzip
 from phenokit.readers.files import MAX_BYTES, read_bytes
 
 Kind = Literal["text", "number", "integer", "binary", "prevalence", "date", "time"]
@@ -96,7 +98,7 @@ def read_table(
     Parameters
     ----------
     path
-        A CSV file in UTF-8 (with or without byte order mark).
+        A CSV file in UTF-8 (with or without byte order mark), plain or packed by gzip.
     columns
         The schema. Columns of the file may stand in any order.
     root
@@ -124,7 +126,8 @@ def read_table(
         ``E_RANGE``, ``E_PREVALENCE``, ``E_NONFINITE``. Of several, the first in the
         order of `CODES`.
     """
-    data = read_bytes(path, root=root, max_bytes=max_bytes, what=what)
+    packed = read_bytes(path, root=root, max_bytes=max_bytes, what=what)
+    data = unpack_gzip(packed, max_bytes=max_bytes)
     return parse_table(
         data, columns, separator=separator, ignore_others=ignore_others, what=what
     )
@@ -155,7 +158,9 @@ def parse_table(
         header = next(rows, [])
         if not header:
             raise BadInput("E_EMPTY", f"The {what} is empty.")
-        positions = _match_header(header, columns, separator, ignore_others, what)
+        positions = match_header(
+            header, columns, separator=separator, ignore_others=ignore_others, what=what
+        )
         cells = _read_cells(rows, len(header), list(positions.values()), what)
     except csv.Error:
         raise BadInput(
@@ -170,10 +175,30 @@ def parse_table(
     for name, (values, uniques) in zip(positions, cells, strict=True):
         found[name], refused = _convert(values, uniques, by_name[name], what)
         faults += refused
-    if faults:
-        order = list(CODES)
-        raise min(faults, key=lambda fault: order.index(fault.code))
+    raise_first(faults)
     return pd.DataFrame({c.name: found[c.name] for c in columns if c.name in found})
+
+
+def parse_header(data: bytes, *, separator: str = ",", what: str = "table") -> list[str]:
+    """Names of the columns, as the first row of a CSV file has them.
+
+    Raises
+    ------
+    BadInput
+        ``E_ENCODING``, or ``E_EMPTY`` if there is no row at all.
+    """
+    end = data.find(b"\n")
+    text = _decode(data if end < 0 else data[:end], what)
+    header = next(csv.reader([text.removesuffix("\r")], delimiter=separator), [])
+    if not header:
+        raise BadInput("E_EMPTY", f"The {what} is empty.")
+    return header
+
+
+def check_text(data: bytes, what: str = "table") -> None:
+    """Refuse bytes that are not UTF-8 or hold a NUL (``E_ENCODING``)."""
+    if not data.isascii() or b"\0" in data:
+        _decode(data, what)
 
 
 def _decode(data: bytes, what: str) -> str:
@@ -194,14 +219,15 @@ def _decode(data: bytes, what: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _match_header(
+def match_header(
     header: list[str],
     columns: Sequence[Column],
-    separator: str,
-    ignore_others: bool,
-    what: str,
+    *,
+    separator: str = ",",
+    ignore_others: bool = False,
+    what: str = "table",
 ) -> dict[str, int]:
-    """Position of each column of the schema that the header has."""
+    """Position of each column of the schema that the header has; see `read_table`."""
     expected = {column.name: column for column in columns}
     if len(header) == 1 and header[0] not in expected:
         for other, word in _SEPARATORS.items():
@@ -277,6 +303,36 @@ def _convert(
     indices: np.ndarray, uniques: list[str], column: Column, what: str
 ) -> tuple[Any, list[BadInput]]:
     """Values of a column, and why it is refused, at most once for each code."""
+    values, refused = parse_cells(indices, uniques, column, what=what)
+    return (None if refused else _array(values, column)[indices]), refused
+
+
+def parse_cells(
+    indices: Int[np.ndarray, " row"],
+    uniques: list[str],
+    column: Column,
+    *,
+    what: str = "table",
+    first_row: int = 2,
+) -> tuple[list[Any], list[BadInput]]:
+    """Value of each different text of a column, and why cells are refused.
+
+    Parameters
+    ----------
+    indices, uniques
+        The column: ``uniques[indices[row]]`` is the cell of a row.
+    column
+        What it has to hold.
+    what, first_row
+        See `refusal_of_rows`.
+
+    Returns
+    -------
+    values
+        Of `uniques`; without meaning where something is refused.
+    refused
+        At most one for each outcome code.
+    """
     values = [_parse(text, column) for text in uniques]
     reasons: dict[str, str] = {}
     rows: dict[str, set[int]] = {}
@@ -284,24 +340,28 @@ def _convert(
         if isinstance(value, _Fault):
             reasons.setdefault(value.code, value.reason)
             rows.setdefault(value.code, set()).add(index)
+    if column.unique and (np.bincount(indices, minlength=1) > 1).any():
+        reasons["E_DUP_ID"] = "the value stands in several rows"
+        rows["E_DUP_ID"] = set(np.flatnonzero(np.bincount(indices) > 1).tolist())
     refused = [
-        _refuse(
-            code, reason, np.flatnonzero(np.isin(indices, list(rows[code]))), column, what
+        refusal_of_rows(
+            code,
+            reason,
+            np.flatnonzero(np.isin(indices, list(rows[code]))),
+            column=column.name,
+            what=what,
+            first_row=first_row,
         )
         for code, reason in reasons.items()
     ]
-    if column.unique:
-        often = np.flatnonzero(np.bincount(indices, minlength=len(uniques)) > 1)
-        if len(often):
-            repeated = np.flatnonzero(np.isin(indices, often))
-            refused.append(
-                _refuse(
-                    "E_DUP_ID", "the value stands in several rows", repeated, column, what
-                )
-            )
-    if refused:
-        return None, refused
-    return _array(values, column)[indices], []
+    return values, refused
+
+
+def raise_first(faults: Sequence[BadInput]) -> None:
+    """Raise the fault that is first in the order of `CODES`; nothing if there is none."""
+    if faults:
+        order = list(CODES)
+        raise min(faults, key=lambda fault: order.index(fault.code))
 
 
 def _array(values: list[Any], column: Column) -> Any:  # noqa: ANN401 - numpy or pandas array
@@ -315,17 +375,37 @@ def _array(values: list[Any], column: Column) -> Any:  # noqa: ANN401 - numpy or
     return np.array(values, dtype=np.int64 if is_whole else np.float64)
 
 
-def _refuse(
-    code: str, reason: str, positions: np.ndarray, column: Column, what: str
+def refusal_of_rows(
+    code: str,
+    reason: str,
+    positions: Int[np.ndarray, " row"],
+    *,
+    column: str,
+    what: str,
+    first_row: int = 2,
 ) -> BadInput:
-    named = ", ".join(str(position + 2) for position in positions[:_ROWS_NAMED])
+    """The refusal that names a column and rows, and never a value.
+
+    Parameters
+    ----------
+    code, reason
+        One of `CODES`, and the words that follow the rows.
+    positions
+        Rows at fault, ascending, counted from 0; the first ten are named.
+    column, what
+        Names of the column and of the table.
+    first_row
+        Number of the first row: 2 below a header, as a spreadsheet counts; 1 where the
+        format has no header row.
+    """
+    named = ", ".join(str(position + first_row) for position in positions[:_ROWS_NAMED])
     if len(positions) > _ROWS_NAMED:
         named += f" and {len(positions) - _ROWS_NAMED} more"
     rows = f"row{'s' if len(positions) > 1 else ''} {named}"
     return BadInput(
         code,
-        f"Column {column.name} of the {what}, {rows}: {reason}.",
-        where=f"column {column.name}, {rows}",
+        f"Column {column} of the {what}, {rows}: {reason}.",
+        where=f"column {column}, {rows}",
     )
 
 
