@@ -52,7 +52,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 _DIAGNOSES = (
     *(Column("person_id"), Column("icd_code"), Column("icd_version")),
-    *(Column("date", "date", is_required=False), Column("admission_id", is_required=False)),
+    Column("date", "date", is_required=False),
+    Column("admission_id", is_required=False, may_be_missing=True),
 )
 _COUNTS = (Column("person_id"), Column("phecode"), Column("count", "integer", low=1))
 
@@ -72,8 +73,8 @@ class Diagnoses:
     ----------
     table
         `person_id`, `icd_code` (capitals, no dot), `icd_version` (``"9"`` or ``"10"``) and,
-        where the source has them, `date` (date32) and `admission_id`; text is
-        dictionary-encoded.
+        where the source has them, `date` (date32) and `admission_id` (empty for a code
+        outside any); text is dictionary-encoded.
     first_row
         Number of the first row in messages; see `phenokit.readers.tables.refusal_of_rows`.
     """
@@ -317,6 +318,7 @@ def _named_as(
             column.kind,
             low=column.low,
             is_required=column.is_required,
+            may_be_missing=column.may_be_missing,
             date_format=date_format,
         )
     return called

@@ -1,0 +1,267 @@
+"""Read MIMIC-IV: the hospital tables as a cohort, the list of its ECGs, laboratory tests.
+
+    hosp/patients, hosp/admissions, hosp/diagnoses_icd, hosp/labevents   (.csv or .csv.gz)
+    record_list.csv                                                      of MIMIC-IV-ECG
+
+Dates are shifted, each patient's by another span, so that only differences within a patient
+mean anything; times have no zone and are read as they stand. A diagnosis has no date of its
+own: it gets the day of its admission, and so all codes of an admission fall on one date.
+The age is the anchor age moved by whole years; 91 stands for everybody above 89 (Johnson et al. 2023, doi:10.1038/s41597-022-01899-x; Gow et al. 2023,
+doi:10.13026/4nqg-sb35).
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+
+from phenokit.errors import BadInput
+from phenokit.readers.cohorts import CohortTables, check_tables, parse_moments
+from phenokit.readers.diagnoses import Diagnoses, read_diagnoses
+from phenokit.readers.files import open_checked
+from phenokit.readers.tables import Column, read_table, refusal_of_rows
+
+_PATIENTS = (
+    *(Column("subject_id", unique=True), Column("gender")),
+    Column("anchor_age", "number", low=0, high=130),
+    Column("anchor_year", "integer", low=1900, high=2400),
+)
+_ADMISSIONS = (
+    *(Column("subject_id"), Column("hadm_id", unique=True), Column("admittime")),
+    Column("dischtime", may_be_missing=True),
+)
+_RECORD_LIST = (Column("subject_id"), Column("ecg_time"), Column("path", unique=True))
+_NAMES = {
+    "subject_id": "person_id",
+    "hadm_id": "admission_id",
+    "admittime": "admitted",
+    "dischtime": "discharged",
+}
+_NOTES = (
+    "MIMIC-IV: dates are shifted by patient and times have no zone; only differences "
+    "within a patient mean anything.",
+    "A diagnosis is dated by its admission; codes of one admission share one date.",
+    "An age of 91 stands for everybody above 89.",
+)
+
+
+def is_mimic(folder: Path) -> bool:
+    """Whether a folder holds the hospital tables of MIMIC-IV."""
+    return any((folder / f"diagnoses_icd.csv{end}").exists() for end in ("", ".gz"))
+
+
+def read_mimic(folder: Path, *, record_list: Path | None = None) -> CohortTables:
+    """Read the hospital tables of MIMIC-IV.
+
+    Parameters
+    ----------
+    folder
+        The folder `hosp`: patients, admissions, diagnoses_icd.
+    record_list
+        The list of MIMIC-IV-ECG; without it, ``record_list.csv`` of the folder if there
+        is one. A recording's id is its path without ending, as `phenokit score` names it.
+
+    Returns
+    -------
+    CohortTables
+        Without `birth_date`; `birth_year` is the anchor year less the anchor age. An
+        admission that ends before it begins keeps its begin, and its end is unknown.
+
+    Raises
+    ------
+    BadInput
+        ``E_MISSING`` for a table that is absent; as `read_cohort_tables` otherwise.
+    """
+    patients = read_table(
+        _path(folder, "patients"), _PATIENTS, ignore_others=True, what="patients table"
+    )
+    wrong = ~patients["gender"].isin(("F", "M"))
+    if wrong.any():
+        raise refusal_of_rows(
+            "E_RANGE",
+            "the sex is not F or M",
+            np.flatnonzero(wrong),
+            column="gender",
+            what="patients table",
+        )
+    people = pd.DataFrame(
+        {
+            "person_id": patients["subject_id"],
+            "sex": patients["gender"].map({"F": "Female", "M": "Male"}),
+            "birth_year": patients["anchor_year"] - patients["anchor_age"],
+        }
+    )
+    admissions, notes = _read_admissions(folder)
+    diagnoses = _with_dates(
+        read_diagnoses(_path(folder, "diagnoses_icd"), what="diagnoses_icd table"),
+        admissions,
+    )
+    if record_list is None and (folder / "record_list.csv").exists():
+        record_list = folder / "record_list.csv"
+    tables = CohortTables(
+        people,
+        diagnoses,
+        admissions=admissions,
+        recordings=None if record_list is None else _read_record_list(record_list),
+        notes=(*_NOTES, *notes),
+    )
+    check_tables(tables)
+    return tables
+
+
+def lab_exposure(
+    folder: Path, test: int | str, *, summary: Literal["first", "mean", "max"] = "first"
+) -> pd.DataFrame:
+    """A laboratory test as an exposure: one number a person who was tested.
+
+    Parameters
+    ----------
+    folder
+        The folder `hosp`: labevents and, for a test by its label, d_labitems. labevents is
+        read in one pass, in blocks.
+    test
+        The `itemid`, or the `label` where only one item has it.
+    summary
+        The first, the mean or the largest of a person's numbers. Results that are no
+        number are left out; who has none is not in the table, and is not thereby normal.
+
+    Returns
+    -------
+    pd.DataFrame
+        `person_id`, `value`, `n` (number of results), ordered by person.
+
+    Raises
+    ------
+    BadInput
+        ``E_MISSING`` for an absent table, ``E_CODE`` for a label that no item or several
+        items have, ``E_EMPTY`` if nobody has a number, ``E_COLUMNS`` if labevents is
+        damaged.
+    """
+    item = str(test) if isinstance(test, int) else _item_of(folder, test)
+    names = ["subject_id", "itemid", "charttime", "valuenum"]
+    parts = []
+    path = _path(folder, "labevents")
+    with open_checked(path, max_bytes=None, what="labevents table") as file:
+        source = pa.PythonFile(os.fdopen(os.dup(file.descriptor), "rb"), mode="r")
+        kind = "gzip" if path.suffix == ".gz" else None
+        stream = pa.CompressedInputStream(source, kind) if kind else source
+        try:
+            blocks = pa.csv.open_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(block_size=1 << 25),
+                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pa.csv.ConvertOptions(
+                    include_columns=names,
+                    column_types=dict.fromkeys(names, pa.string()),
+                    strings_can_be_null=False,
+                ),
+            )
+            for block in blocks:
+                is_wanted = pa.compute.equal(block["itemid"], item)
+                parts.append(pa.Table.from_batches([block]).filter(is_wanted))
+        except (pa.ArrowInvalid, pa.ArrowKeyError, OSError):
+            raise BadInput(
+                "E_COLUMNS", "The labevents table is damaged or lacks a column."
+            ) from None
+    results = pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame(columns=names)
+    results["value"] = pd.to_numeric(results["valuenum"], errors="coerce")
+    results = results[np.isfinite(results["value"])]
+    if results.empty:
+        raise BadInput("E_EMPTY", "Nobody has a number of this laboratory test.")
+    # ISO times sort as text; of several at one time the smallest number is the first.
+    results = results.sort_values(["subject_id", "charttime", "value"])
+    of_person = results.groupby("subject_id")["value"]
+    found = of_person.agg(value=summary, n="size").reset_index()
+    return found.rename(columns={"subject_id": "person_id"})
+
+
+def _path(folder: Path, name: str) -> Path:
+    for ending in (".csv", ".csv.gz"):
+        if (folder / f"{name}{ending}").exists():
+            return folder / f"{name}{ending}"
+    raise BadInput("E_MISSING", f"The {name} table is missing.", where=name)
+
+
+def _read_admissions(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    what = "admissions table"
+    path = _path(folder, "admissions")
+    table = read_table(path, _ADMISSIONS, ignore_others=True, what=what)
+    admitted, _ = parse_moments(table["admittime"], times="local", what=what)
+    discharged, _ = parse_moments(table["dischtime"], times="local", what=what)
+    is_reversed = discharged < admitted
+    discharged[is_reversed] = np.datetime64("NaT")
+    notes = []
+    if is_reversed.any():
+        notes.append(
+            f"{int(is_reversed.sum())} admissions end before they begin; their end is "
+            "taken as unknown, so that no ECG is linked to them by its time."
+        )
+    admissions = table[["subject_id", "hadm_id"]].rename(columns=_NAMES)
+    return (
+        admissions.assign(
+            admitted=admitted,
+            discharged=discharged,
+            admitted_instant=admitted,
+            discharged_instant=discharged,
+        ),
+        notes,
+    )
+
+
+def _with_dates(diagnoses: Diagnoses, admissions: pd.DataFrame) -> Diagnoses:
+    """The diagnoses dated by the day of their admission."""
+    table = diagnoses.table
+    admission = table["admission_id"].unify_dictionaries().combine_chunks()
+    person = table["person_id"].unify_dictionaries().combine_chunks()
+    of_admission = admissions.set_index("admission_id").reindex(
+        admission.dictionary.to_pylist()
+    )
+    rows = admission.indices.to_numpy()
+    owners = of_admission["person_id"].to_numpy()
+    people = np.array(person.dictionary.to_pylist(), dtype=object)
+    is_foreign = owners[rows] != people[person.indices.to_numpy()]
+    if is_foreign.any():
+        raise refusal_of_rows(
+            "E_RANGE",
+            "the admissions table has no such admission of this person",
+            np.flatnonzero(is_foreign),
+            column="hadm_id",
+            what="diagnoses_icd table",
+        )
+    day = of_admission["admitted"].to_numpy().astype("datetime64[D]")[rows]
+    return replace(diagnoses, table=table.append_column("date", pa.array(day)))
+
+
+def _read_record_list(path: Path) -> pd.DataFrame:
+    what = "record list"
+    table = read_table(path, _RECORD_LIST, ignore_others=True, what=what)
+    time, _ = parse_moments(table["ecg_time"], times="local", what=what)
+    return pd.DataFrame(
+        {
+            "record_id": table["path"],
+            "person_id": table["subject_id"],
+            "time": time,
+            "instant": time,
+            "admission_id": "",
+        }
+    )
+
+
+def _item_of(folder: Path, label: str) -> str:
+    columns = [Column("itemid", unique=True), Column("label", may_be_missing=True)]
+    items = read_table(
+        _path(folder, "d_labitems"), columns, ignore_others=True, what="d_labitems table"
+    )
+    found = items["itemid"][items["label"] == label].tolist()
+    if len(found) != 1:
+        which = f"several items ({', '.join(found)})" if found else "no item"
+        raise BadInput(
+            "E_CODE", f"The label is that of {which} of d_labitems; give the itemid."
+        )
+    return found[0]
