@@ -1,5 +1,7 @@
 """Builders that several tests use; nothing of PhenoKit is imported before it is needed."""
 
+import json
+import math
 from datetime import date
 from pathlib import Path
 
@@ -201,5 +203,113 @@ def write_toy_bundle():
             card=card,
         )
         return parent / name
+
+    return write
+
+
+CATEGORIES = (
+    "infectious diseases", "neoplasms", "endocrine/metabolic", "hematopoietic",
+    "mental disorders", "neurological", "sense organs", "circulatory system", "respiratory",
+    "digestive", "genitourinary", "pregnancy complications", "dermatologic",
+    "musculoskeletal", "congenital anomalies", "symptoms", "injuries & poisonings",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def association_rows():
+    """`association_rows(n, ...)`: rows of one exposure over `n` phecodes, nulls but two.
+
+    One phecode in ten has few cases and is not tested; "427.21" is strongly positive and
+    "401" negative. `n_tests` is what Bonferroni divides by.
+    """
+
+    def rows(
+        n: int = 60, *, exposure: str = "prototype 3", n_tests: int = 100, seed: int = 1
+    ):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=n)
+        phecodes = [f"{100 + k}" for k in range(n)]
+        names = [f"Condition {k}" for k in range(n)]
+        strong, weak = n // 2, n // 2 + 3
+        phecodes[strong], names[strong], z[strong] = "427.21", "Atrial fibrillation", 8.0
+        phecodes[weak], names[weak], z[weak] = "401", "Hypertension", -5.0
+        cases = rng.integers(25, 900, n)
+        cases[4::10] = 7
+        few = cases < 20
+        beta = np.where(few, np.nan, z * 0.06)
+        p = np.array([2 * 0.5 * math.erfc(abs(one) / math.sqrt(2)) for one in z])
+        p = np.where(few, np.nan, p)
+        kind = exposure.split()[0] if " " in exposure else "feature"
+        corrected = np.minimum(p * n_tests, 1)
+        return pd.DataFrame(
+            {
+                "exposure": exposure, "exposure_kind": kind, "phecode": phecodes,
+                "phecode_string": names,
+                "phecode_category": [
+                    CATEGORIES[k * len(CATEGORIES) // n] for k in range(n)
+                ],
+                "sex_restriction": "Both", "cases": cases, "controls": 4000 - cases,
+                "n_total": 4000, "n_excluded": 12, "beta": beta,
+                "standard_error": np.where(few, np.nan, 0.06), "p_value": p,
+                "neg_log_p_value": -np.log10(p), "odds_ratio": np.exp(beta),
+                "conf_int_1": np.exp(beta - 0.1176), "conf_int_2": np.exp(beta + 0.1176),
+                "auc": np.where(few, np.nan, 0.5 + z / 40), "auc_conf_int_1": np.nan,
+                "auc_conf_int_2": np.nan,
+                "method": np.where(few, "", np.where(cases < 50, "firth", "score")),
+                "converged": ~few, "p_bonferroni": corrected, "q_bh": corrected,
+                "p_permutation": np.nan, "status": np.where(few, "not_tested", "tested"),
+                "code": np.where(few, "N_FEW_CASES", "OK"), "note": "",
+                "covariates": "age + sex", "model_version": "toy", "run_id": "0123456789ab",
+            }
+        )  # fmt: skip
+
+    return rows
+
+
+@pytest.fixture(scope="session")
+def write_association_run(association_rows):
+    """`write_association_run(folder)`: a finished run of three exposures."""
+    import pyarrow as pa
+
+    from phenokit.batch.run_folder import open_run
+
+    names = ("prototype 3", "prototype 5", "class AFIB")
+
+    def write(folder: Path) -> Path:
+        frames = [
+            association_rows(60, exposure=name, n_tests=162, seed=k)
+            for k, name in enumerate(names)
+        ]
+        exposures = pd.DataFrame(
+            {
+                "exposure": names, "exposure_kind": [name.split()[0] for name in names],
+                "label": "AFIB", "prototype_id": [3, 5, None], "description": "",
+                "n": 4000, "n_missing": 0, "mean": 0.5, "sd": 0.1,
+            }
+        )  # fmt: skip
+        cohort = {
+            "attrition": [
+                {"rule": "all patients", "n_patients": 4100, "n_recordings": 5000,
+                 "dropped_patients": 0, "dropped_recordings": 0},
+                {"rule": "an ECG that was scored", "n_patients": 4000, "n_recordings": 4000,
+                 "dropped_patients": 100, "dropped_recordings": 1000},
+            ],
+            "notes": ["Two codes on two days make a case."], "case_rule": "two codes",
+            "linking": "same admission", "phecode_version": "1.2", "citation": "Wu 2019",
+        }  # fmt: skip
+        with open_run(folder, plan={"seed": 1}, command="associate") as run:
+            table = pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
+            run.write_parquet("associations.parquet", table)
+            run.write_parquet("exposures.parquet", pa.Table.from_pandas(exposures))
+            run.write("cohort.json", json.dumps(cohort).encode())
+            run.finish(
+                {
+                    "format": "phenokit associations", "run_id": "0123456789ab",
+                    "model": "toy", "bundle_hash": "ab" * 32,
+                    "settings": {"minimum_cases": 20}, "n_tests": 162, "n_exposures": 3,
+                    "n_phecodes": 60, "n_patients": 4000,
+                }
+            )  # fmt: skip
+        return folder
 
     return write
