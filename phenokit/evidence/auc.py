@@ -28,6 +28,9 @@ Z_95 = 1.959963984540054
 WORD = 32
 """Bits counted at once."""
 
+CACHED_PLACES = 2**21
+"""Places of patients (a byte each) that are marked at once."""
+
 
 @dataclass(frozen=True)
 class DeLong:
@@ -70,7 +73,7 @@ def auc_all_pairs(
     values: Float[np.ndarray, "patient exposure"],
     status: PhecodeStatus,
     *,
-    exposures_at_once: int = 32,
+    exposures_at_once: int | None = None,
 ) -> Float[np.ndarray, "exposure phecode"]:
     """Exact AUC of every exposure for every phecode, ties half, float64.
 
@@ -81,8 +84,8 @@ def auc_all_pairs(
     status
         A phecode's excluded patients count neither as cases nor as controls.
     exposures_at_once
-        Size of a block; changes memory (about 30 bytes a patient and exposure of it), not
-        the result.
+        Size of a block; by default as many as work within the processor's cache. Changes
+        memory (about 30 bytes a patient and exposure of the block), not the result.
 
     Returns
     -------
@@ -103,8 +106,10 @@ def auc_all_pairs(
     _refuse_nan(values)
     auc = np.full((values.shape[1], len(status)), np.nan)
     groups = list(_groups_by_controls(status))
-    for start in range(0, values.shape[1], exposures_at_once):
-        block = slice(start, start + exposures_at_once)
+    fitting = CACHED_PLACES // max(len(values), 1)
+    size = exposures_at_once or min(max(fitting, 8), 64)
+    for start in range(0, values.shape[1], size):
+        block = slice(start, start + size)
         ranks = _Ranks.of(values[:, block])
         for members in groups:
             auc[block, members] = _auc_of_group(ranks, status.at_phecodes(members))
@@ -217,7 +222,7 @@ class _Ranks:
         place, below = np.empty((2, n_exposures, n), dtype=np.int32)
         tied, not_above = [], []
         for k, column in enumerate(np.ascontiguousarray(values.T)):
-            order = np.argsort(column)
+            order = _ascending(column)
             ascending = column[order]
             place[k, order] = places + k * width
             is_new = np.append(True, ascending[1:] != ascending[:-1])[:n]
@@ -240,6 +245,22 @@ class _Ranks:
         )
 
 
+def _ascending(values: Float[np.ndarray, " patient"]) -> Int[np.ndarray, " patient"]:
+    """Order of the values, as `np.argsort` but in two thirds of its time.
+
+    Sorts by one 16-bit digit after the other, the last first; numpy's stable sort of such
+    a digit is a radix sort. As whole numbers the bits of positive floats are in the order
+    of the floats; those of negative ones, inverted.
+    """
+    bits = values.astype("<f8").view(np.int64)
+    keys = bits ^ ((bits >> 63) | np.int64(-(2**63)))
+    order = np.arange(len(values))
+    for digit in keys.view(np.uint16).reshape(-1, 4).T:
+        if (digit[1:] != digit[:-1]).any():
+            order = order[np.argsort(digit[order], kind="stable")]
+    return order
+
+
 def _auc_of_group(
     ranks: _Ranks, status: PhecodeStatus
 ) -> Float[np.ndarray, "exposure phecode"]:
@@ -253,6 +274,7 @@ def _auc_of_group(
     if shared:
         marked = np.concatenate([marked, status.case_rows[0]])
     bits = _Bits.of(ranks, marked) if len(marked) else None
+    every = np.arange(n_exposures)
     for p, (cases, excluded) in enumerate(
         zip(status.case_rows, status.excluded_rows, strict=True)
     ):
@@ -260,24 +282,19 @@ def _auc_of_group(
         n_controls = status.n_patients - n_cases - len(excluded)
         if n_cases == 0 or n_controls == 0:
             continue
+        # Twice the number of unmarked patients below a case, those with as much counted
+        # half, over all cases.
         below = ranks.below.take(cases, axis=0)
-        not_above = ranks.not_above.take(cases, axis=0)
-        offset = np.arange(n_exposures, dtype=np.int64) * ranks.width * n_cases
-        # Twice the number of patients below each case, those with as much counted half.
-        twice = 2 * (_sum(below) - offset) + n_cases
-        twice[ranks.tied] = (
-            _sum(below[:, ranks.tied]) + _sum(not_above) - 2 * offset[ranks.tied]
-        )
-        if bits is not None:
-            marked_below = bits.count(below)
-            n_itself = n_cases if shared else 0
-            marked_twice = 2 * marked_below + n_itself
-            marked_twice[ranks.tied] = marked_below[ranks.tied] + bits.count(
-                not_above, ranks.tied
-            )
-            twice -= marked_twice
+        n_below = _n_unmarked_below(below, every, ranks.width, bits)
+        twice = 2 * n_below
         if not shared:
-            twice -= n_cases**2
+            twice += n_cases - n_cases**2  # a case is half below itself
+        if len(ranks.tied):
+            not_above = ranks.not_above.take(cases, axis=0)
+            n_not_above = _n_unmarked_below(not_above, ranks.tied, ranks.width, bits)
+            twice[ranks.tied] = n_below[ranks.tied] + n_not_above
+            if not shared:
+                twice[ranks.tied] -= n_cases**2
         auc[:, p] = twice / (2 * n_cases * n_controls)
     return auc
 
@@ -290,31 +307,37 @@ class _Bits:
     n_upto: Int32[np.ndarray, " word"]
     """Ones in the words of the block up to and with this one."""
     n_marked: int
-    n_exposures: int
 
     @classmethod
     def of(cls, ranks: _Ranks, rows: Int[np.ndarray, " marked"]) -> "_Bits":
         """Mark these patients."""
-        n_exposures = ranks.place.shape[1]
-        marks = np.zeros(n_exposures * ranks.width, dtype=np.uint8)
+        marks = np.zeros(ranks.place.shape[1] * ranks.width, dtype=np.uint8)
         marks[ranks.place.take(rows, axis=0).ravel().astype(np.intp)] = 1
         words = np.packbits(marks, bitorder="little").view(np.uint32)
-        n_upto = np.cumsum(np.bitwise_count(words), dtype=np.int32)
-        return cls(words, n_upto, len(rows), n_exposures)
+        return cls(words, np.cumsum(np.bitwise_count(words), dtype=np.int32), len(rows))
 
-    def count(
-        self,
-        place: Int[np.ndarray, "case exposure"],
-        exposures: Int[np.ndarray, " exposure"] | None = None,
-    ) -> Int[np.ndarray, " exposure"]:
-        """Number of pairs of a case and a marked patient on a lower place."""
-        at = np.arange(self.n_exposures) if exposures is None else exposures
+
+def _n_unmarked_below(
+    place: Int[np.ndarray, "case exposure"],
+    exposures: Int[np.ndarray, " exposure"],
+    width: int,
+    bits: _Bits | None,
+) -> Int[np.ndarray, " exposure"]:
+    """Number of pairs of a case and an unmarked patient on a lower place.
+
+    `exposures` are the positions in the block of the columns of `place`.
+    """
+    before = exposures * width  # places, then ones, of the exposures before
+    if bits is not None:
         word = place >> 5
-        from_place = self.words.take(word)
-        from_place >>= (place & (WORD - 1)).view(np.uint32)
-        below = self.n_upto.take(word)
-        below -= np.bitwise_count(from_place)
-        return _sum(below) - at * self.n_marked * len(place)
+        from_place_on = bits.words.take(word)
+        from_place_on >>= (place & (WORD - 1)).view(np.uint32)
+        place = place - bits.n_upto.take(word)
+        place += np.bitwise_count(from_place_on)
+        before = before - exposures * bits.n_marked
+    # A sum of whole numbers below 2^53 is exact in float64, and fast as a product.
+    n_pairs = np.ones(len(place)) @ place.astype(np.float64)
+    return n_pairs.astype(np.int64) - before * len(place)
 
 
 def _groups_by_controls(status: PhecodeStatus) -> Iterator[list[int]]:
@@ -330,11 +353,6 @@ def _groups_by_controls(status: PhecodeStatus) -> Iterator[list[int]]:
         others = np.sort(np.concatenate([cases, excluded])).astype(np.int32)
         groups.setdefault(hashlib.blake2b(others.tobytes()).digest(), []).append(p)
     yield from groups.values()
-
-
-def _sum(counts: Int[np.ndarray, "case exposure"]) -> Int[np.ndarray, " exposure"]:
-    """Sum over the cases: exact, for the sums of a cohort stay below 2^53."""
-    return (np.ones(len(counts)) @ counts.astype(np.float64)).astype(np.int64)
 
 
 def _auc_and_error(
