@@ -77,7 +77,8 @@ class CohortTables:
     """The tables of a cohort, checked one by one and against each other.
 
     Times are as the clock on the wall showed them (datetime64 without zone), since dates
-    are; `instant` is the same moment in UTC where zones are known, and orders.
+    are; an `instant` is the same moment in UTC, or by the one clock of local times, and NaT
+    where no more than the day is known.
 
     Attributes
     ----------
@@ -91,8 +92,8 @@ class CohortTables:
         `person_id`, `admission_id`, `admitted`, `discharged` (NaT if unknown),
         `admitted_instant`, `discharged_instant`.
     recordings
-        `record_id`, `person_id`, `time`, `instant` (NaT if unknown), `admission_id` (empty
-        if unknown).
+        `record_id`, `person_id`, `time` (NaT if unknown), `instant`, `admission_id`
+        (empty if unknown).
     follow_up
         `person_id`, `end`: the last day on which the patient was observed.
     notes
@@ -186,6 +187,9 @@ def read_cohort_tables(
     }
     if folder is not None:
         if is_mimic(folder):
+            others = [name for name in given if name != "recordings" and given[name]]
+            if others:
+                raise ValueError(f"MIMIC-IV is read as it stands, without {others[0]}")
             return read_mimic(folder, record_list=recordings)
         times = _times_of(folder, times)
         for name, path in given.items():
@@ -444,7 +448,7 @@ def _read_follow_up(path: Path | None) -> pd.DataFrame | None:
 def parse_moments(
     cells: pd.Series, *, times: Times, what: str, whole_day: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Times of a column of text: on the wall, and in UTC; NaT where a cell is empty.
+    """Times of a column of text, on the wall and as instants; NaT where a cell is empty.
 
     Parameters
     ----------
@@ -493,7 +497,7 @@ def parse_moments(
 
 
 def _parse_moment(text: str, times: Times, whole_day: bool) -> tuple[Any, Any]:
-    """Wall time and UTC; or a code and the words that follow the rows."""
+    """Wall time and instant; or a code and the words that follow the rows."""
     match = _MOMENT.fullmatch(text)
     try:
         moment = datetime.fromisoformat(text) if match else None
@@ -512,7 +516,7 @@ def _parse_moment(text: str, times: Times, whole_day: bool) -> tuple[Any, Any]:
         moment = moment.replace(hour=23, minute=59, second=59)
     wall = np.datetime64(moment.replace(tzinfo=None), "us")
     if zone is None:
-        return wall, wall
+        return wall, np.datetime64("NaT", "us") if is_day else wall
     try:
         utc = moment.astimezone(UTC).replace(tzinfo=None)
     except OverflowError:
@@ -536,9 +540,13 @@ def _check_admissions(tables: CohortTables) -> list[BadInput]:
     admissions, recordings = tables.admissions, tables.recordings
     if admissions is None:
         return []
-    ends_early = admissions["discharged_instant"] < admissions["admitted_instant"]
+    ends_early = np.where(
+        admissions[["admitted_instant", "discharged_instant"]].isna().any(axis=1),
+        admissions["discharged"] < admissions["admitted"],
+        admissions["discharged_instant"] < admissions["admitted_instant"],
+    )
     faults = _rows_where(
-        ends_early.to_numpy(),
+        ends_early,
         "the discharge is before the admission",
         "discharged",
         "admissions table",
@@ -687,9 +695,15 @@ def _link_recordings(
         attrition.keep(is_timed, "Recordings whose time is known")
     if linking.unit != "all":
         _choose(attrition, linking.unit)
-    order = ["person_id", "instant", "record_id"]
-    rows = attrition.recordings.sort_values(order).reset_index(drop=True)
+    rows = _in_order(attrition.recordings).reset_index(drop=True)
     return rows, tuple(attrition.steps)
+
+
+def _in_order(recordings: pd.DataFrame) -> pd.DataFrame:
+    """By person, then time, then id, whatever the order of the table."""
+    moment = recordings["instant"].fillna(recordings["time"])
+    keys = ["person_id", "moment", "record_id"]
+    return recordings.assign(moment=moment).sort_values(keys).drop(columns="moment")
 
 
 def _gather(recordings: pd.DataFrame | None, scored: pd.DataFrame | None) -> pd.DataFrame:
@@ -750,7 +764,7 @@ def _with_admission(
     recordings: pd.DataFrame, admissions: pd.DataFrame | None
 ) -> pd.DataFrame:
     """The admission of each recording: as listed, or the last begun that holds its time."""
-    is_open = (recordings["admission_id"] == "") & recordings["instant"].notna()
+    is_open = (recordings["admission_id"] == "") & recordings["time"].notna()
     if admissions is None:
         if (recordings["admission_id"] == "").all():
             raise BadInput(
@@ -770,6 +784,7 @@ def _with_admission(
                 {
                     "position": position,
                     "person_id": recordings["person_id"].to_numpy()[position],
+                    "time": recordings["time"].to_numpy()[position],
                     "instant": recordings["instant"].to_numpy()[position],
                 }
             ),
@@ -777,9 +792,13 @@ def _with_admission(
         connection.register("admissions", admissions)
         inside = connection.sql(
             "SELECT r.position, arg_max(a.admission_id, "
-            "  {'admitted': a.admitted_instant, 'id': a.admission_id}) AS admission_id "
-            "FROM recordings r JOIN admissions a ON r.person_id = a.person_id "
-            "AND r.instant BETWEEN a.admitted_instant AND a.discharged_instant "
+            "  {'admitted': a.admitted, 'id': a.admission_id}) AS admission_id "
+            "FROM recordings r JOIN admissions a ON r.person_id = a.person_id AND CASE "
+            "WHEN r.instant IS NULL THEN r.time "
+            "  BETWEEN date_trunc('day', a.admitted) AND a.discharged "
+            "WHEN a.admitted_instant IS NULL OR a.discharged_instant IS NULL THEN r.time "
+            "  BETWEEN a.admitted AND a.discharged "
+            "ELSE r.instant BETWEEN a.admitted_instant AND a.discharged_instant END "
             "GROUP BY r.position"
         ).fetchnumpy()
     found = recordings["admission_id"].to_numpy().copy()
@@ -791,7 +810,7 @@ def _choose(attrition: _Attrition, unit: str) -> None:
     """One recording a patient; those that cannot be ordered are a step of their own."""
     recordings = attrition.recordings
     is_alone = ~recordings["person_id"].duplicated(keep=False)
-    is_timed = recordings["instant"].notna()
+    is_timed = recordings["time"].notna()
     if not (is_alone | is_timed).all():
         n_several = recordings["person_id"][~is_alone].nunique()
         if not is_timed.any():
@@ -804,8 +823,7 @@ def _choose(attrition: _Attrition, unit: str) -> None:
             )
         rule = "Recordings whose time is known, or the only one of a patient"
         attrition.keep(is_alone | is_timed, rule)
-    order = ["person_id", "instant", "record_id"]
-    ordered = attrition.recordings.sort_values(order)
+    ordered = _in_order(attrition.recordings)
     keep = "last" if unit == "last" else "first"
     attrition.recordings = ordered
     attrition.keep(~ordered["person_id"].duplicated(keep=keep), _UNIT_RULES[unit])
@@ -830,7 +848,7 @@ def _patients_alone(
     )
     rows["time"] = np.datetime64("NaT", "us")
     if tables.admissions is not None:
-        order = ["person_id", "admitted_instant", "admission_id"]
+        order = ["person_id", "admitted", "admission_id"]
         first = tables.admissions.sort_values(order).drop_duplicates("person_id")
         rows["time"] = rows["person_id"].map(first.set_index("person_id")["admitted"])
     return rows, (AttritionStep("Patients table", len(rows), 0),)

@@ -6,7 +6,8 @@
 Dates are shifted, each patient's by another span, so that only differences within a patient
 mean anything; times have no zone and are read as they stand. A diagnosis has no date of its
 own: it gets the day of its admission, and so all codes of an admission fall on one date.
-The age is the anchor age moved by whole years; 91 stands for everybody above 89 (Johnson et al. 2023, doi:10.1038/s41597-022-01899-x; Gow et al. 2023,
+The age is the anchor age moved by whole years; 91 stands for everybody above 89
+(Johnson et al. 2023, doi:10.1038/s41597-022-01899-x; Gow et al. 2023,
 doi:10.13026/4nqg-sb35).
 """
 
@@ -129,7 +130,8 @@ def lab_exposure(
         The `itemid`, or the `label` where only one item has it.
     summary
         The first, the mean or the largest of a person's numbers. Results that are no
-        number are left out; who has none is not in the table, and is not thereby normal.
+        number (``<0.01`` too) are left out; who has none is not in the table, and is not
+        thereby normal.
 
     Returns
     -------
