@@ -1,5 +1,6 @@
 """A zip archive is unpacked whole, within bounds, or not at all."""
 
+import gzip
 import io
 import stat
 import warnings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from phenokit.errors import BadInput
 from phenokit.readers import archives
-from phenokit.readers.archives import parse_zip, read_zip
+from phenokit.readers.archives import parse_zip, read_zip, unpack_gzip
 
 
 def packed(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
@@ -135,3 +136,25 @@ def test_a_damaged_archive_raises_nothing_but_bad_input(position, value, cut):
     except BadInput:
         return
     assert set(members.values()) <= {b"header " * 9, bytes(range(64))}
+
+
+def test_unpack_gzip_joins_members_and_leaves_other_bytes_alone():
+    packed = gzip.compress(b"a,b\n") + gzip.compress(b"1,2\n") + b"\0\0"
+    assert unpack_gzip(packed) == b"a,b\n1,2\n"
+    assert unpack_gzip(b"a,b\n") == b"a,b\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (gzip.compress(b"0" * 10**7), "E_ZIP_RATIO"),
+        (gzip.compress(bytes(range(256)) * 100)[:-9], "E_FORMAT"),
+        (gzip.compress(b"a,b\n")[:-6] + b"\1\2\3\4\5\6", "E_FORMAT"),
+        (gzip.compress(b"a,b\n") + b"more", "E_FORMAT"),
+    ],
+    ids=["bomb", "cut", "checksum", "tail"],
+)
+def test_unpack_gzip_refuses_bombs_and_damage(data, code):
+    with pytest.raises(BadInput) as caught:
+        unpack_gzip(data)
+    assert caught.value.code == code
