@@ -5,8 +5,11 @@ MIMIC-IV. Every rule that leaves somebody out is a step of the attrition, and th
 up: what a step leaves and what it drops is what the step before it left.
 """
 
+import math
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -272,7 +275,7 @@ def build_cohort(
         if linking.rule == "same_admission"
         else None,
     )
-    age, age_note = _ages(of_row, rows["time"], has_recordings)
+    age, age_note = _ages(of_row, rows["time"].to_numpy(), has_recordings)
     known = ["sex", "age", "birth_date", "birth_year"]
     patients = pd.concat(
         [
@@ -387,19 +390,19 @@ def _read_patients(path: Path) -> tuple[pd.DataFrame, list[str]]:
         if name in table:
             columns[name] = table[name]
     for name in others:
-        columns[name] = _number_or_text(table[name])
+        columns[name] = _number_or_text(table[name].tolist())
     if sex_name not in table:
         notes.append("The patients table has no column sex; the sex of all is unknown.")
     return pd.DataFrame(columns), notes
 
 
-def _number_or_text(cells: pd.Series) -> pd.Series:
+def _number_or_text(cells: list[str]) -> list[str] | list[float]:
     """Numbers where every cell that is not empty is plainly one (so not 008)."""
-    uniques = [text for text in cells.unique() if text]
-    if not uniques or not all(_NUMBER.fullmatch(text) for text in uniques):
+    texts = set(cells) - {""}
+    if not texts or not all(_NUMBER.fullmatch(text) for text in texts):
         return cells
-    value: dict[str, float] = {text: float(text) for text in uniques}
-    return cells.map(value | {"": np.nan}).astype(np.float64)
+    value = {text: float(text) for text in texts} | {"": math.nan}
+    return [value[text] for text in cells]
 
 
 def _read_admissions(path: Path | None, times: Times) -> pd.DataFrame | None:
@@ -407,8 +410,16 @@ def _read_admissions(path: Path | None, times: Times) -> pd.DataFrame | None:
         return None
     what = "admissions table"
     table = read_table(path, _ADMISSIONS, ignore_others=True, what=what)
-    starts = parse_moments(table["admitted"], times=times, what=what)
-    ends = parse_moments(table["discharged"], times=times, what=what, whole_day=True)
+    starts = parse_moments(
+        table["admitted"].tolist(), column="admitted", times=times, what=what
+    )
+    ends = parse_moments(
+        table["discharged"].tolist(),
+        column="discharged",
+        times=times,
+        what=what,
+        whole_day=True,
+    )
     return pd.DataFrame(
         {
             "person_id": table["person_id"],
@@ -426,8 +437,8 @@ def _read_recordings(path: Path | None, times: Times) -> pd.DataFrame | None:
         return None
     what = "recordings table"
     table = read_table(path, _RECORDINGS, ignore_others=True, what=what)
-    cells = table.get("time", pd.Series("", index=table.index, name="time"))
-    wall, instant = parse_moments(cells, times=times, what=what)
+    cells = table["time"].tolist() if "time" in table else [""] * len(table)
+    wall, instant = parse_moments(cells, column="time", times=times, what=what)
     return pd.DataFrame(
         {
             "record_id": table["record_id"],
@@ -446,16 +457,23 @@ def _read_follow_up(path: Path | None) -> pd.DataFrame | None:
 
 
 def parse_moments(
-    cells: pd.Series, *, times: Times, what: str, whole_day: bool = False
+    cells: Sequence[str],
+    *,
+    column: str,
+    times: Times,
+    what: str,
+    whole_day: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Times of a column of text, on the wall and as instants; NaT where a cell is empty.
 
     Parameters
     ----------
     cells
-        ISO 8601 dates or times; the name is that of the column.
-    times, what
-        See `read_cohort_tables`, `phenokit.readers.tables.read_table`.
+        ISO 8601 dates or times, a cell a row.
+    column, what
+        Names of the column and of the table.
+    times
+        See `read_cohort_tables`.
     whole_day
         Whether a date alone means the end of its day rather than the beginning.
 
@@ -465,16 +483,18 @@ def parse_moments(
         ``E_DATE`` for a cell that is no date or time, ``E_TIMEZONE`` for a time without
         the zone that was announced, or with one that was not.
     """
-    indices, uniques = pd.factorize(cells, use_na_sentinel=False)
+    indices, uniques = pd.factorize(np.array([*cells, None], dtype=object)[:-1])
     missing = np.datetime64("NaT", "us")
     walls: list[np.datetime64] = []
     instants: list[np.datetime64] = []
     faults: dict[str, tuple[str, list[int]]] = {}
     for position, text in enumerate(uniques):
-        moment = _parse_moment(text, times, whole_day) if text else (missing, missing)
+        moment: Any = (missing, missing)
+        if text:
+            moment = _parse_moment(text, times, whole_day)
         if isinstance(moment[0], str):
             code, reason = moment
-            faults.setdefault(code, (str(reason), []))[1].append(position)
+            faults.setdefault(code, (reason, []))[1].append(position)
             moment = (missing, missing)
         walls.append(moment[0])
         instants.append(moment[1])
@@ -484,7 +504,7 @@ def parse_moments(
                 code,
                 reason,
                 np.flatnonzero(np.isin(indices, positions)),
-                column=str(cells.name),
+                column=column,
                 what=what,
             )
             for code, (reason, positions) in faults.items()
@@ -552,14 +572,12 @@ def _check_admissions(tables: CohortTables) -> list[BadInput]:
         "admissions table",
     )
     if recordings is not None:
-        owner = admissions.set_index("admission_id")["person_id"]
-        theirs = recordings["admission_id"].map(owner)
-        is_foreign = (recordings["admission_id"] != "") & (
-            theirs != recordings["person_id"]
-        )
+        owner = _by(admissions, "admission_id", "person_id")
+        pairs = zip(recordings["admission_id"], recordings["person_id"], strict=True)
+        is_foreign = np.array([bool(a) and owner.get(a) != p for a, p in pairs])
         reason = "the admissions table has no such admission of this person"
         faults += _rows_where(
-            is_foreign.to_numpy(), reason, "admission_id", "recordings table", "E_RANGE"
+            is_foreign, reason, "admission_id", "recordings table", "E_RANGE"
         )
     return faults
 
@@ -568,7 +586,7 @@ def _check_births(tables: CohortTables) -> list[BadInput]:
     """Nothing happens to anybody before the day of birth."""
     if "birth_date" not in tables.patients:
         return []
-    birth = tables.patients.set_index("person_id")["birth_date"]
+    birth = _by(tables.patients, "person_id", "birth_date")
     faults = []
     for table, column, what in (
         (tables.admissions, "admitted", "admissions table"),
@@ -576,14 +594,13 @@ def _check_births(tables: CohortTables) -> list[BadInput]:
         (tables.follow_up, "end", "follow-up table"),
     ):
         if table is not None:
-            born = table["person_id"].map(birth).to_numpy().astype("datetime64[D]")
+            born = _days_of(birth, table["person_id"].tolist())
             is_early = table[column].to_numpy().astype("datetime64[D]") < born
             faults += _rows_where(is_early, "it is before the birth", column, what)
     codes = tables.diagnoses.table
     if "date" in codes.column_names:
         person = codes["person_id"].unify_dictionaries().combine_chunks()
-        births = birth.reindex(person.dictionary.to_pylist())
-        born = births.to_numpy().astype("datetime64[D]")[person.indices.to_numpy()]
+        born = _days_of(birth, person.dictionary.to_pylist())[person.indices.to_numpy()]
         day = codes["date"].combine_chunks().to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(day.astype("datetime64[D]") < born)
         if len(rows):
@@ -603,15 +620,28 @@ def _check_births(tables: CohortTables) -> list[BadInput]:
 def _check_follow_up(tables: CohortTables) -> list[BadInput]:
     if tables.follow_up is None or tables.recordings is None:
         return []
-    last = tables.recordings.groupby("person_id")["time"].max()
-    recorded = tables.follow_up["person_id"].map(last).to_numpy()
+    ordered = tables.recordings.sort_values(by="time", na_position="first")
+    last = _by(ordered, "person_id", "time")
+    recorded = _days_of(last, tables.follow_up["person_id"].tolist())
     end = tables.follow_up["end"].to_numpy().astype("datetime64[D]")
     return _rows_where(
-        end < recorded.astype("datetime64[D]"),
+        end < recorded,
         "the follow-up ends before a recording of the person",
         "end",
         "follow-up table",
     )
+
+
+def _by(table: pd.DataFrame, key: str, value: str) -> dict[str, Any]:
+    """The last value of each key."""
+    return dict(zip(table[key].tolist(), table[value].to_numpy(), strict=True))
+
+
+def _days_of(moments: Mapping[str, Any], keys: Sequence[str]) -> np.ndarray:
+    """Day of each key, NaT where it has none."""
+    missing = np.datetime64("NaT", "us")
+    found = [moments.get(key, missing) for key in keys]
+    return np.array(found, dtype="datetime64[us]").astype("datetime64[D]")
 
 
 # From recordings to rows.
@@ -626,8 +656,19 @@ class _Attrition:
             AttritionStep("Patients table and recordings", n_patients, len(recordings))
         ]
 
-    def add(self, rule: str, n_patients: int, n_recordings: int) -> None:
+    def column(self, name: str) -> np.ndarray:
+        """A column of the recordings that are left."""
+        return self.recordings[name].to_numpy()
+
+    def keep(
+        self, is_kept: np.ndarray, rule: str, *, n_patients: int | None = None
+    ) -> None:
+        """Keep some of the recordings, and the patients who have one unless told."""
+        self.recordings = pd.DataFrame(self.recordings.loc[is_kept])
         before = self.steps[-1]
+        n_recordings = len(self.recordings)
+        if n_patients is None:
+            n_patients = len(set(self.column("person_id")))
         self.steps.append(
             AttritionStep(
                 rule,
@@ -644,47 +685,30 @@ class _Attrition:
                 f"{before.n_patients} patients and {before.n_recordings} recordings.",
             )
 
-    def keep(self, is_kept: pd.Series | np.ndarray, rule: str) -> None:
-        self.recordings = self.recordings[np.asarray(is_kept, dtype=bool)]
-        self.add(rule, self.recordings["person_id"].nunique(), len(self.recordings))
-
 
 def _link_recordings(
     tables: CohortTables, linking: Linking, scored: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, tuple[AttritionStep, ...]]:
     """The recordings that are analysed, and how many each rule dropped."""
-    recordings = _gather(tables.recordings, scored)
-    attrition = _Attrition(recordings, len(tables.patients))
     n_patients = len(tables.patients)
-    if not recordings["is_listed"].all():
-        attrition.recordings = recordings[recordings["is_listed"]]
+    left = _Attrition(_gather(tables.recordings, scored), n_patients)
+    if not left.column("is_listed").all():
         rule = "Recordings that the recordings table lists"
-        attrition.add(rule, n_patients, len(attrition.recordings))
-    is_of_cohort = attrition.recordings["person_id"].isin(tables.patients["person_id"])
-    attrition.recordings = attrition.recordings[is_of_cohort]
-    rule = "Recordings of people in the patients table"
-    attrition.add(rule, n_patients, len(attrition.recordings))
-    attrition.keep(np.ones(len(attrition.recordings)), "Patients with a recording")
+        left.keep(left.column("is_listed").astype(bool), rule, n_patients=n_patients)
+    people = tables.patients["person_id"].tolist()
+    left.keep(
+        np.isin(left.column("person_id"), np.array(people, dtype=object)),
+        "Recordings of people in the patients table",
+        n_patients=n_patients,
+    )
+    left.keep(np.ones(len(left.recordings), dtype=bool), "Patients with a recording")
     if scored is not None:
-        outcome = attrition.recordings["outcome"]
-        attrition.keep(outcome != "", "Recordings that are in the scores")
-        for refused in (Outcome.REJECTED, Outcome.ABSTAINED):
-            of_outcome = attrition.recordings[attrition.recordings["outcome"] == refused]
-            if len(of_outcome):
-                counts = of_outcome["code"].value_counts()
-                ranked = sorted(counts.items(), key=lambda one: (-one[1], str(one[0])))
-                reasons = ", ".join(f"{code or 'no code'} {n}" for code, n in ranked)
-                attrition.keep(
-                    attrition.recordings["outcome"] != refused,
-                    f"Recordings that were not {refused} ({reasons})",
-                )
+        _keep_scored(left)
     if linking.rule == "same_admission" or linking.unit == "first_in_admission":
-        attrition.recordings = _with_admission(attrition.recordings, tables.admissions)
-        attrition.keep(
-            attrition.recordings["admission_id"] != "", "Recordings during an admission"
-        )
+        left.recordings = _with_admission(left.recordings, tables.admissions)
+        left.keep(left.column("admission_id") != "", "Recordings during an admission")
     if linking.rule == "window":
-        is_timed = attrition.recordings["time"].notna()
+        is_timed = ~np.isnat(left.column("time"))
         if not is_timed.any():
             raise BadInput(
                 "E_COLUMNS",
@@ -692,18 +716,31 @@ def _link_recordings(
                 "time to the recordings table, or link at any time.",
                 where="column time",
             )
-        attrition.keep(is_timed, "Recordings whose time is known")
+        left.keep(is_timed, "Recordings whose time is known")
     if linking.unit != "all":
-        _choose(attrition, linking.unit)
-    rows = _in_order(attrition.recordings).reset_index(drop=True)
-    return rows, tuple(attrition.steps)
+        _choose(left, linking.unit)
+    rows = _in_order(left.recordings).reset_index(drop=True)
+    return rows, tuple(left.steps)
+
+
+def _keep_scored(left: _Attrition) -> None:
+    """Leave out what the model did not score, with the codes that say why."""
+    left.keep(left.column("outcome") != "", "Recordings that are in the scores")
+    for refused in (Outcome.REJECTED, Outcome.ABSTAINED):
+        is_refused = left.column("outcome") == refused.value
+        if is_refused.any():
+            counts = Counter(left.column("code")[is_refused].tolist())
+            ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+            reasons = ", ".join(f"{code or 'no code'} {n}" for code, n in ranked)
+            left.keep(~is_refused, f"Recordings that were not {refused} ({reasons})")
 
 
 def _in_order(recordings: pd.DataFrame) -> pd.DataFrame:
     """By person, then time, then id, whatever the order of the table."""
-    moment = recordings["instant"].fillna(recordings["time"])
+    instant, time = recordings["instant"].to_numpy(), recordings["time"].to_numpy()
+    moment = np.where(np.isnat(instant), time, instant)
     keys = ["person_id", "moment", "record_id"]
-    return recordings.assign(moment=moment).sort_values(keys).drop(columns="moment")
+    return recordings.assign(moment=moment).sort_values(by=keys).drop(columns="moment")
 
 
 def _gather(recordings: pd.DataFrame | None, scored: pd.DataFrame | None) -> pd.DataFrame:
@@ -711,21 +748,18 @@ def _gather(recordings: pd.DataFrame | None, scored: pd.DataFrame | None) -> pd.
     columns = ["record_id", "person_id", "time", "instant", "admission_id"]
     if scored is None:
         assert recordings is not None
-        return recordings[columns].assign(is_listed=True, outcome="", code="")
+        return recordings.filter(columns).assign(is_listed=True, outcome="", code="")
     scores = pd.DataFrame(
         {
-            "record_id": scored["record_id"].astype(str),
-            "patient_id": _text_of(scored, "patient_id"),
-            "outcome": _text_of(scored, "outcome"),
-            "code": _text_of(scored, "code"),
+            name: _texts_of(scored, name)
+            for name in ("record_id", "patient_id", "outcome", "code")
         }
     )
-    n_twice = int(scores["record_id"].duplicated().sum())
+    n_twice = len(scores) - len(set(scores["record_id"]))
     if n_twice:
         raise BadInput("E_DUP_ID", f"{n_twice} recordings stand in the scores twice.")
     if recordings is None:
-        scores = scores.rename(columns={"patient_id": "person_id"})
-        if (scores["person_id"] == "").all():
+        if not any(scores["patient_id"]):
             raise BadInput(
                 "E_COLUMNS",
                 "The scores name no patient; give a recordings table with record_id and "
@@ -733,40 +767,41 @@ def _gather(recordings: pd.DataFrame | None, scored: pd.DataFrame | None) -> pd.
                 where="column patient_id",
             )
         never = np.datetime64("NaT", "us")
-        return scores.assign(time=never, instant=never, admission_id="", is_listed=True)
-    merged = recordings[columns].merge(
-        scores, on="record_id", how="outer", indicator=True, sort=False
+        return scores.rename(columns={"patient_id": "person_id"}).assign(
+            time=never, instant=never, admission_id="", is_listed=True
+        )
+    merged = recordings.filter(columns).merge(
+        scores, on="record_id", how="outer", indicator=True
     )
-    merged["is_listed"] = merged["_merge"] != "right_only"
-    for name in ("person_id", "admission_id", "patient_id", "outcome", "code"):
-        merged[name] = merged[name].fillna("")
-    is_other = (
-        merged["is_listed"]
-        & (merged["patient_id"] != "")
-        & (merged["patient_id"] != merged["person_id"])
-    )
-    if is_other.any():
+    texts = ["person_id", "admission_id", "patient_id", "outcome", "code"]
+    merged[texts] = merged[texts].fillna("")
+    is_listed = merged["_merge"].to_numpy() != "right_only"
+    said, meant = merged["patient_id"].to_numpy(), merged["person_id"].to_numpy()
+    n_other = int((is_listed & (said != "") & (said != meant)).sum())
+    if n_other:
         raise BadInput(
             "E_DUP_ID",
-            f"{int(is_other.sum())} recordings are of another patient in the scores than "
-            "in the recordings table.",
+            f"{n_other} recordings are of another patient in the scores than in the "
+            "recordings table.",
         )
-    return merged.drop(columns=["_merge", "patient_id"])
+    return merged.drop(columns=["_merge", "patient_id"]).assign(is_listed=is_listed)
 
 
-def _text_of(table: pd.DataFrame, name: str) -> pd.Series:
+def _texts_of(table: pd.DataFrame, name: str) -> list[str]:
+    """A column as text; empty where it is missing."""
     if name not in table:
-        return pd.Series("", index=table.index)
-    return table[name].astype(object).where(table[name].notna(), "").astype(str)
+        return [""] * len(table)
+    return ["" if pd.isna(value) else str(value) for value in table[name]]
 
 
 def _with_admission(
     recordings: pd.DataFrame, admissions: pd.DataFrame | None
 ) -> pd.DataFrame:
     """The admission of each recording: as listed, or the last begun that holds its time."""
-    is_open = (recordings["admission_id"] == "") & recordings["time"].notna()
+    listed = recordings["admission_id"].to_numpy()
+    is_open = (listed == "") & recordings["time"].notna().to_numpy()
     if admissions is None:
-        if (recordings["admission_id"] == "").all():
+        if (listed == "").all():
             raise BadInput(
                 "E_COLUMNS",
                 "No recording has an admission and there is no admissions table; add the "
@@ -801,32 +836,33 @@ def _with_admission(
             "ELSE r.instant BETWEEN a.admitted_instant AND a.discharged_instant END "
             "GROUP BY r.position"
         ).fetchnumpy()
-    found = recordings["admission_id"].to_numpy().copy()
+    found = listed.copy()
     found[inside["position"]] = inside["admission_id"]
     return recordings.assign(admission_id=found)
 
 
-def _choose(attrition: _Attrition, unit: str) -> None:
+def _choose(left: _Attrition, unit: str) -> None:
     """One recording a patient; those that cannot be ordered are a step of their own."""
-    recordings = attrition.recordings
-    is_alone = ~recordings["person_id"].duplicated(keep=False)
-    is_timed = recordings["time"].notna()
+    counts = Counter(left.column("person_id").tolist())
+    is_alone = np.array([counts[one] == 1 for one in left.column("person_id")])
+    is_timed = ~np.isnat(left.column("time"))
     if not (is_alone | is_timed).all():
-        n_several = recordings["person_id"][~is_alone].nunique()
         if not is_timed.any():
             raise BadInput(
                 "E_COLUMNS",
-                f"{n_several} patients have several recordings and no recording has a "
-                "time, so that none can be chosen; add the column time to the recordings "
-                "table, keep one recording a patient, or analyse all.",
+                f"{sum(n > 1 for n in counts.values())} patients have several recordings "
+                "and no recording has a time, so that none can be chosen; add the column "
+                "time to the recordings table, keep one recording a patient, or analyse "
+                "all.",
                 where="column time",
             )
         rule = "Recordings whose time is known, or the only one of a patient"
-        attrition.keep(is_alone | is_timed, rule)
-    ordered = _in_order(attrition.recordings)
-    keep = "last" if unit == "last" else "first"
-    attrition.recordings = ordered
-    attrition.keep(~ordered["person_id"].duplicated(keep=keep), _UNIT_RULES[unit])
+        left.keep(is_alone | is_timed, rule)
+    left.recordings = _in_order(left.recordings)
+    person = left.column("person_id")
+    differs = person[1:] != person[:-1]
+    ends = (differs, [True]) if unit == "last" else ([True], differs)
+    left.keep(np.concatenate(ends).astype(bool), _UNIT_RULES[unit])
 
 
 def _patients_alone(
@@ -849,28 +885,34 @@ def _patients_alone(
     rows["time"] = np.datetime64("NaT", "us")
     if tables.admissions is not None:
         order = ["person_id", "admitted", "admission_id"]
-        first = tables.admissions.sort_values(order).drop_duplicates("person_id")
-        rows["time"] = rows["person_id"].map(first.set_index("person_id")["admitted"])
+        # From the last to the first: what stays is the first.
+        admitted = _by(
+            tables.admissions.sort_values(by=order, ascending=False),
+            *("person_id", "admitted"),
+        )
+        missing = np.datetime64("NaT", "us")
+        times = [admitted.get(person, missing) for person in rows["person_id"]]
+        rows["time"] = np.array(times, dtype="datetime64[us]")
     return rows, (AttritionStep("Patients table", len(rows), 0),)
 
 
 def _ages(
-    of_row: pd.DataFrame, time: pd.Series, has_recordings: bool
+    of_row: pd.DataFrame, time: np.ndarray, has_recordings: bool
 ) -> tuple[np.ndarray, str]:
     """Age in years of each row, and how it was told."""
     when = "at the recording" if has_recordings else "at the first admission"
     given = of_row["age"].to_numpy(np.float64) if "age" in of_row else None
     if "birth_date" in of_row:
-        days = time.to_numpy().astype("datetime64[D]") - of_row[
-            "birth_date"
-        ].to_numpy().astype("datetime64[D]")
+        days = time.astype("datetime64[D]") - of_row["birth_date"].to_numpy().astype(
+            "datetime64[D]"
+        )
         age = days / np.timedelta64(1, "D") / YEAR
         if given is not None:
             age = np.where(np.isnan(age), given, age)
         return age, f"Age is in years {when}, from the date of birth."
     if "birth_year" in of_row:
-        years = time.dt.year.to_numpy(np.float64)
-        age = years - of_row["birth_year"].to_numpy(np.float64)
+        years = time.astype("datetime64[Y]") - np.datetime64("0000", "Y")
+        age = years / np.timedelta64(1, "Y") - of_row["birth_year"].to_numpy(np.float64)
         return age, f"Age is in whole years {when}, from the year of birth."
     if given is not None:
         return given, "Age is as the patients table gives it."

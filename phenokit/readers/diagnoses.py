@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from phenokit.errors import BadInput
@@ -330,13 +330,13 @@ def _csv_texts(
     text = pa.dictionary(pa.int32(), pa.string())
     names = [column.name for column in columns]
     try:
-        table = pa.csv.read_csv(
+        table = pa_csv.read_csv(
             pa.BufferReader(data),
-            read_options=pa.csv.ReadOptions(block_size=1 << 24),
-            parse_options=pa.csv.ParseOptions(
+            read_options=pa_csv.ReadOptions(block_size=1 << 24),
+            parse_options=pa_csv.ParseOptions(
                 newlines_in_values=b'"' in data, ignore_empty_lines=False
             ),
-            convert_options=pa.csv.ConvertOptions(
+            convert_options=pa_csv.ConvertOptions(
                 include_columns=names,
                 column_types=dict.fromkeys(names, text),
                 strings_can_be_null=False,
@@ -392,8 +392,8 @@ def _open_parquet(
             raise damaged() from None
 
     try:
-        schema = pa.parquet.read_schema(pa.BufferReader(data))
-        file = pa.parquet.ParquetFile(
+        schema = pq.read_schema(pa.BufferReader(data))
+        file = pq.ParquetFile(
             pa.BufferReader(data),
             read_dictionary=[
                 field.name for field in schema if pa.types.is_string(field.type)

@@ -11,6 +11,7 @@ The age is the anchor age moved by whole years; 91 stands for everybody above 89
 doi:10.13026/4nqg-sb35).
 """
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
+import pyarrow.csv as pa_csv
 
 from phenokit.errors import BadInput
 from phenokit.readers.cohorts import CohortTables, check_tables, parse_moments
@@ -38,12 +38,7 @@ _ADMISSIONS = (
     Column("dischtime", may_be_missing=True),
 )
 _RECORD_LIST = (Column("subject_id"), Column("ecg_time"), Column("path", unique=True))
-_NAMES = {
-    "subject_id": "person_id",
-    "hadm_id": "admission_id",
-    "admittime": "admitted",
-    "dischtime": "discharged",
-}
+_SEX = {"F": "Female", "M": "Male"}
 _NOTES = (
     "MIMIC-IV: dates are shifted by patient and times have no zone; only differences "
     "within a patient mean anything.",
@@ -82,19 +77,19 @@ def read_mimic(folder: Path, *, record_list: Path | None = None) -> CohortTables
     patients = read_table(
         _path(folder, "patients"), _PATIENTS, ignore_others=True, what="patients table"
     )
-    wrong = ~patients["gender"].isin(("F", "M"))
-    if wrong.any():
+    sex = [_SEX.get(text) for text in patients["gender"]]
+    if None in sex:
         raise refusal_of_rows(
             "E_RANGE",
             "the sex is not F or M",
-            np.flatnonzero(wrong),
+            np.flatnonzero([one is None for one in sex]),
             column="gender",
             what="patients table",
         )
     people = pd.DataFrame(
         {
             "person_id": patients["subject_id"],
-            "sex": patients["gender"].map({"F": "Female", "M": "Male"}),
+            "sex": sex,
             "birth_year": patients["anchor_year"] - patients["anchor_age"],
         }
     )
@@ -154,33 +149,46 @@ def lab_exposure(
         kind = "gzip" if path.suffix == ".gz" else None
         stream = pa.CompressedInputStream(source, kind) if kind else source
         try:
-            blocks = pa.csv.open_csv(
+            blocks = pa_csv.open_csv(
                 stream,
-                read_options=pa.csv.ReadOptions(block_size=1 << 25),
-                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(
+                read_options=pa_csv.ReadOptions(block_size=1 << 25),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+                convert_options=pa_csv.ConvertOptions(
                     include_columns=names,
                     column_types=dict.fromkeys(names, pa.string()),
                     strings_can_be_null=False,
                 ),
             )
             for block in blocks:
-                is_wanted = pa.compute.equal(block["itemid"], item)
-                parts.append(pa.Table.from_batches([block]).filter(is_wanted))
+                is_wanted = np.array(block["itemid"], dtype=object) == item
+                parts.append(pa.Table.from_batches([block]).filter(pa.array(is_wanted)))
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError):
             raise BadInput(
                 "E_COLUMNS", "The labevents table is damaged or lacks a column."
             ) from None
-    results = pa.concat_tables(parts).to_pandas() if parts else pd.DataFrame(columns=names)
-    results["value"] = pd.to_numeric(results["valuenum"], errors="coerce")
-    results = results[np.isfinite(results["value"])]
-    if results.empty:
+    results = pa.concat_tables(parts) if parts else pa.table({name: [] for name in names})
+    value = np.array([_number(text) for text in results["valuenum"].to_pylist()])
+    table = pd.DataFrame(
+        {
+            "person_id": results["subject_id"].to_pylist(),
+            "time": results["charttime"].to_pylist(),
+            "value": value,
+        }
+    ).dropna(subset="value")
+    if table.empty:
         raise BadInput("E_EMPTY", "Nobody has a number of this laboratory test.")
     # ISO times sort as text; of several at one time the smallest number is the first.
-    results = results.sort_values(["subject_id", "charttime", "value"])
-    of_person = results.groupby("subject_id")["value"]
-    found = of_person.agg(value=summary, n="size").reset_index()
-    return found.rename(columns={"subject_id": "person_id"})
+    ordered = table.sort_values(by=["person_id", "time", "value"])
+    of_person = ordered.groupby("person_id")["value"]
+    return of_person.agg(value=summary, n="size").reset_index()
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -194,8 +202,12 @@ def _read_admissions(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     what = "admissions table"
     path = _path(folder, "admissions")
     table = read_table(path, _ADMISSIONS, ignore_others=True, what=what)
-    admitted, _ = parse_moments(table["admittime"], times="local", what=what)
-    discharged, _ = parse_moments(table["dischtime"], times="local", what=what)
+    admitted, _ = parse_moments(
+        table["admittime"].tolist(), column="admittime", times="local", what=what
+    )
+    discharged, _ = parse_moments(
+        table["dischtime"].tolist(), column="dischtime", times="local", what=what
+    )
     is_reversed = discharged < admitted
     discharged[is_reversed] = np.datetime64("NaT")
     notes = []
@@ -204,16 +216,17 @@ def _read_admissions(folder: Path) -> tuple[pd.DataFrame, list[str]]:
             f"{int(is_reversed.sum())} admissions end before they begin; their end is "
             "taken as unknown, so that no ECG is linked to them by its time."
         )
-    admissions = table[["subject_id", "hadm_id"]].rename(columns=_NAMES)
-    return (
-        admissions.assign(
-            admitted=admitted,
-            discharged=discharged,
-            admitted_instant=admitted,
-            discharged_instant=discharged,
-        ),
-        notes,
+    admissions = pd.DataFrame(
+        {
+            "person_id": table["subject_id"],
+            "admission_id": table["hadm_id"],
+            "admitted": admitted,
+            "discharged": discharged,
+            "admitted_instant": admitted,
+            "discharged_instant": discharged,
+        }
     )
+    return admissions, notes
 
 
 def _with_dates(diagnoses: Diagnoses, admissions: pd.DataFrame) -> Diagnoses:
@@ -243,7 +256,9 @@ def _with_dates(diagnoses: Diagnoses, admissions: pd.DataFrame) -> Diagnoses:
 def _read_record_list(path: Path) -> pd.DataFrame:
     what = "record list"
     table = read_table(path, _RECORD_LIST, ignore_others=True, what=what)
-    time, _ = parse_moments(table["ecg_time"], times="local", what=what)
+    time, _ = parse_moments(
+        table["ecg_time"].tolist(), column="ecg_time", times="local", what=what
+    )
     return pd.DataFrame(
         {
             "record_id": table["path"],

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from phenokit.cohort import MappingReport, PhecodeStatus
@@ -176,10 +176,11 @@ def read_phecode_map(
         known = " or ".join(_SHIPPED)
         raise ValueError(f"phecode version {version!r} is not {known}; give info and icd")
     tables = [
-        pa.parquet.read_table(TABLES / f"phecode{_SHIPPED[version]}_{name}.parquet")
+        pq.read_table(TABLES / f"phecode{_SHIPPED[version]}_{name}.parquet")
         for name in ("info", "icd")
     ]
-    return _assemble(version, *(table.to_pandas() for table in tables))
+    info_rows, icd_rows = (table.to_pandas() for table in tables)
+    return _assemble(version, info_rows, icd_rows)
 
 
 def phecode_order(phecode: str) -> tuple[str, int, str]:
@@ -514,8 +515,8 @@ def _decide(
         n_controls = len(sex) - len(found) - len(excluded)
         counts.append((len(found), n_controls, len(few), n_related, n_wrong, n_unknown))
     names = ["cases", "controls", "few_codes", "related", "wrong_sex", "sex_unknown"]
-    table = pd.DataFrame(counts, columns=pd.Index(names))
-    table.insert(0, "phecode", phecodes)
+    columns = zip(names, np.array(counts, dtype=np.int64).T, strict=True)
+    table = pd.DataFrame({"phecode": phecodes, **dict(columns)})
     status = PhecodeStatus(
         tuple(phecodes), len(sex), tuple(case_rows), tuple(excluded_rows)
     )
@@ -524,51 +525,51 @@ def _decide(
 
 def _assemble(version: str, info: pd.DataFrame, icd: pd.DataFrame) -> PhecodeMap:
     """The map of its two tables, checked."""
-    known = set(info["phecode"])
-    ranges = info.get("exclude_range", pd.Series("", index=info.index)).tolist()
+    info_table, icd_map = "phecode table", "ICD map"
+    phecodes, known = info["phecode"].tolist(), set(info["phecode"])
+    ranges = info["exclude_range"].tolist() if "exclude_range" in info else []
     exclusions = {
         phecode: tuple(part.strip() for part in text.split(","))
-        for phecode, text in zip(info["phecode"], ranges, strict=True)
+        for phecode, text in zip(phecodes, ranges, strict=False)
         if text
     }
-    is_strange = [not known.issuperset(exclusions.get(p, ())) for p in info["phecode"]]
-    _refuse_where(is_strange, "exclude_range", "phecode table", "a phecode is not listed")
-    is_strange = (~info["sex"].isin(("Both", *SEXES))).tolist()
-    _refuse_where(is_strange, "sex", "phecode table", "it is not Both, Female or Male")
-    is_strange = (~icd["phecode"].isin(known)).tolist()
-    _refuse_where(is_strange, "phecode", "ICD map", "the phecode table does not have it")
-    versions = icd["flag"].str.upper().map(dict(ICD_VERSIONS))
-    _refuse_where(versions.isna().tolist(), "flag", "ICD map", "the version is not 9 or 10")
-    codes = icd["ICD"].str.upper().str.replace(".", "", regex=False)
-    is_short = (codes.str.len() < 3).tolist()
-    _refuse_where(is_short, "ICD", "ICD map", "the code has lost its leading zeros")
-    if "phecode_unrolled" in icd and icd["phecode_unrolled"].notna().any():
-        unrolled = icd["phecode_unrolled"]
-        is_strange = (~unrolled.isin(known)).tolist()
-        reason = "the phecode table does not have it"
-        _refuse_where(is_strange, "phecode_unrolled", "ICD map", reason)
-    else:
-        unrolled = pd.Series(
-            [(p, *known.intersection(ancestors(p))) for p in icd["phecode"]],
-            index=icd.index,
-        )
-    table = pd.DataFrame(
-        {"icd_code": codes, "icd_version": versions, "phecode": unrolled}
-    ).explode("phecode")
-    table = table.drop_duplicates(ignore_index=True)
+    is_strange = [not known.issuperset(exclusions.get(p, ())) for p in phecodes]
+    _refuse_where(is_strange, "exclude_range", info_table, "a phecode is not in the table")
+    is_strange = [sex not in ("Both", *SEXES) for sex in info["sex"]]
+    _refuse_where(is_strange, "sex", info_table, "it is not Both, Female or Male")
+    versions = [ICD_VERSIONS.get(text.upper(), "") for text in icd["flag"]]
+    is_strange = [not text for text in versions]
+    _refuse_where(is_strange, "flag", icd_map, "the version is not 9 or 10")
+    codes = [text.upper().replace(".", "") for text in icd["ICD"]]
+    is_short = [len(code) < 3 for code in codes]
+    _refuse_where(is_short, "ICD", icd_map, "the code has lost its leading zeros")
+    rolled = "phecode_unrolled" if "phecode_unrolled" in icd else "phecode"
+    for name in ("phecode", rolled):
+        is_strange = [phecode not in known for phecode in icd[name]]
+        _refuse_where(is_strange, name, icd_map, "the phecode table does not have it")
+    rows = zip(codes, versions, icd[rolled], strict=True)
+    if rolled == "phecode":
+        above = {p: [p, *(a for a in ancestors(p) if a in known)] for p in phecodes}
+        rows = ((code, icd_version, p) for code, icd_version, q in rows for p in above[q])
+    unique = list(zip(*dict.fromkeys(rows), strict=True))
+    names = ("icd_code", "icd_version", "phecode")
     category = {c: i for i, c in enumerate(dict.fromkeys(info["phecode_category"]))}
     place = [
         (category[c], phecode_order(p))
-        for p, c in zip(info["phecode"], info["phecode_category"], strict=True)
+        for p, c in zip(phecodes, info["phecode_category"], strict=True)
     ]
-    order = sorted(range(len(info)), key=place.__getitem__)
-    columns = ["phecode", "phecode_string", "phecode_category", "sex_restriction"]
+    ordered = info.iloc[sorted(range(len(info)), key=place.__getitem__)]
     return PhecodeMap(
         version,
-        info.rename(columns={"sex": "sex_restriction"})
-        .iloc[order][columns]
-        .reset_index(drop=True),
-        pa.Table.from_pandas(table, preserve_index=False),
+        pd.DataFrame(
+            {
+                "phecode": ordered["phecode"].tolist(),
+                "phecode_string": ordered["phecode_string"].tolist(),
+                "phecode_category": ordered["phecode_category"].tolist(),
+                "sex_restriction": ordered["sex"].tolist(),
+            }
+        ),
+        pa.table({n: pa.array(c, pa.string()) for n, c in zip(names, unique, strict=True)}),
         exclusions,
         CITATIONS.get(version, f"Phecode map {version}, given by the user."),
     )
