@@ -3,7 +3,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from phenokit.cohort import CaseStatus, PhecodeStatus
-from phenokit.evidence.auc import auc_all_pairs, delong, delong_difference
+from phenokit.evidence.auc import (
+    auc_all_pairs,
+    delong,
+    delong_all_pairs,
+    delong_difference,
+)
 
 CASE, CONTROL, EXCLUDED = CaseStatus.CASE, CaseStatus.CONTROL, CaseStatus.EXCLUDED
 
@@ -150,6 +155,27 @@ def test_delong_agrees_with_its_definition_over_all_pairs(decimals):
         variance = case.var(ddof=1) / len(case) + control.var(ddof=1) / len(control)
         assert result.auc[f] == pytest.approx(case.mean(), abs=1e-14)
         assert result.standard_error[f] == pytest.approx(np.sqrt(variance), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 33, 200])
+def test_delong_of_all_pairs_agrees_with_each_alone(n):
+    rng = np.random.default_rng(n)
+    columns = random_status(rng, n, 8, case=0.3)
+    related = columns[:, 4:5] != CONTROL  # two phecodes with the controls of a third
+    columns[:, 5:7] = np.where(related, columns[:, 5:7] % 2 + 1, CONTROL)
+    columns[:, 7] = np.arange(n) % 2
+    values = rng.normal(size=(n, 7)) * [1, 1, 1, 1, 0, 1, 1] + columns[:, [7]]
+    values[:, 1], values[:, 2] = values[:, 1].round(0), values[:, 2].round(1)
+    values[:, 3] = columns[:, 7]  # AUC 1, so that no error can be estimated
+    together = delong_all_pairs(values, status_of(columns), exposures_at_once=3)
+    for p, column in enumerate(columns.T.astype(np.int8)):
+        alone = delong(values, column)
+        np.testing.assert_array_equal(together.auc[:, p], alone.auc)
+        for name in ("standard_error", "low", "high"):
+            np.testing.assert_allclose(
+                getattr(together, name)[:, p], getattr(alone, name), rtol=1e-12
+            )
+    np.testing.assert_array_equal(together.auc, auc_all_pairs(values, status_of(columns)))
 
 
 def test_delong_difference_agrees_with_its_definition_over_all_pairs():
