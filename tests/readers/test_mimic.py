@@ -93,6 +93,7 @@ def test_an_ecg_is_linked_to_its_admission_by_time(hosp, map12):
 
 def test_an_admission_that_ends_before_it_begins_keeps_its_codes_and_is_noted(hosp):
     tables = read_mimic(hosp())
+    assert tables.admissions is not None
     assert tables.admissions["discharged"].isna().tolist() == [False, False, True]
     assert any("1 admissions end before they begin" in note for note in tables.notes)
     assert str(tables.diagnoses.table["date"][2]) == "2121-01-01"
@@ -150,6 +151,8 @@ def test_the_mimic_demo_has_the_known_mapping_rate_and_common_phecodes(demo, map
     cohort = build_cohort(
         read_cohort_tables(demo), map12, cases=CaseRule(1), linking=Linking()
     )
+    assert cohort.mapping is not None
+    assert cohort.counts is not None
     # 88.5 % as the map spells its codes; 33 codes more where its lower-case x matches.
     assert (cohort.mapping.n_rows, cohort.mapping.n_codes) == (4506, 1474)
     assert cohort.mapping.rate == pytest.approx(0.8939, abs=1e-4)

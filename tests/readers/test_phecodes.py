@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from phenokit.cohort import CaseStatus
@@ -59,7 +60,7 @@ def status_of(found, phecode):
 def test_the_shipped_maps_have_the_phecodes_and_icd_codes_of_their_source(map12, map_x):
     assert (len(map12), len(map_x)) == (1817, 3612)
     for name, nine, ten in (("12", 13707, 57145), ("X", 12666, 54519)):
-        icd = pa.parquet.read_table(TABLES / f"phecode{name}_icd.parquet").to_pandas()
+        icd = pq.read_table(TABLES / f"phecode{name}_icd.parquet").to_pandas()
         codes = icd.groupby("flag")["ICD"].nunique()
         assert codes.to_dict() == {"9": nine, "10": ten}
 
@@ -197,6 +198,7 @@ def test_every_patient_of_a_small_cohort_is_judged_as_by_hand(map12):
     counts = found.counts.set_index("phecode").loc["427.21"]
     assert counts.tolist() == [1, 2, 3, 1, 0, 0]  # rolled has 427.21 once: too few codes
     assert found.n_without_codes == 1
+    assert found.mapping is not None
     assert found.mapping.n_rows_of_others == 1
 
 
@@ -244,6 +246,7 @@ def test_unmapped_codes_are_counted_and_the_frequent_ones_listed(map12):
     ]
     found = case_status(coded(rows), ["a", "b"], ["", ""], map12, cases=CaseRule(1))
     mapping = found.mapping
+    assert mapping is not None
     assert (mapping.n_rows, mapping.n_mapped_rows, mapping.n_rows_of_others) == (6, 1, 1)
     assert mapping.unmapped == (("Z66", "10", 3), ("V1582", "9", 2))
     assert mapping.rate == pytest.approx(1 / 6)
