@@ -75,7 +75,7 @@ class PhecodeStatus:
         status[self.excluded_rows[phecode]] = CaseStatus.EXCLUDED
         return status
 
-    def at_phecodes(self, positions: Sequence[int]) -> "PhecodeStatus":
+    def at_phecodes(self, positions: Sequence[int] | np.ndarray) -> "PhecodeStatus":
         """The same patients, some of the phecodes."""
         return PhecodeStatus(
             tuple(self.phecodes[j] for j in positions),

@@ -21,7 +21,7 @@ from phenokit.evidence.logistic import sigmoid_in_place
 
 MAX_STEPS = 100
 MAX_CHANGE = 2.0
-CONVERGED = 1e-12
+CONVERGED = 1e-18
 """Decrement at which a fit ends."""
 FARTHEST = 50.0
 """Log odds ratio, in units of the column, beyond which no end of an interval is sought."""
@@ -42,7 +42,7 @@ class FirthFit:
         Profile penalised likelihood interval of the log odds ratio; infinite where the
         profile never falls far enough.
     likelihood_ratio
-        Penalised likelihood-ratio statistic of no effect, chi-square of 1 degree of freedom.
+        Penalised likelihood-ratio statistic of no effect: chi-square, 1 degree of freedom.
     converged
         Whether the fits ended.
     """
@@ -134,16 +134,26 @@ def _maximise(
             converged = True
             break
         change *= min(1.0, MAX_CHANGE / np.abs(change).max())
-        for _ in range(30):
-            moved = coefficients.copy()
-            moved[free] += change
-            there, new_gradient, new_information = _penalised(columns, is_case, moved)
-            if there >= here - 1e-12 * abs(here):
-                break
+        there, moved, ahead = _moved(columns, is_case, coefficients, change, free)
+        while there < here - 1e-12 * abs(here) and np.abs(change).max() > 1e-9:
             change /= 2
+            there, moved, ahead = _moved(columns, is_case, coefficients, change, free)
         coefficients, here = moved, there
-        gradient, information = new_gradient, new_information
+        gradient, information = ahead
     return _Maximum(coefficients, here, float(gradient[-1]), information, converged)
+
+
+def _moved(
+    columns: Float64[Array, "row column"],
+    is_case: Bool[Array, " row"],
+    coefficients: Float64[Array, " column"],
+    change: Float64[Array, " free"],
+    free: slice,
+) -> tuple[float, Array, tuple[Array, Array]]:
+    moved = coefficients.copy()
+    moved[free] += change
+    there, *ahead = _penalised(columns, is_case, moved)
+    return there, moved, (ahead[0], ahead[1])
 
 
 def _penalised(

@@ -7,8 +7,8 @@ Two fits make up a scan of exposures over phecodes:
 - `fit_exposures`: covariates and one exposure, every exposure of one phecode at once.
   Started from the score test's one-step estimate it needs two or three steps.
 
-Both run through the rows in blocks that stay in the cache, and both take their first steps
-in float32, whose rounding only decides where the last steps in float64 start.
+Both run through the rows in blocks that stay in the cache, and both do in float32 what
+only decides where the last step, in float64, starts.
 
 Maximum likelihood of a logistic model is McCullagh & Nelder, Generalized Linear Models
 (1989), section 4.4. Rows that are excluded for a phecode have weight zero.
@@ -31,7 +31,9 @@ MAX_CHANGE = 4.0
 ROUGH = 1e-5
 """Newton decrement at which float32 has done its part."""
 CONVERGED = 1e-9
-"""Newton decrement before the last step; it is squared, or better, by that step."""
+"""Newton decrement before the last step of a null model; that step squares it."""
+SETTLED = 1e-11
+"""Newton decrement at which a standard error is right to some 1e-7 of itself."""
 SEPARATED = 1e-3
 """Share of the null information below which an estimate has run away to infinity."""
 
@@ -106,7 +108,7 @@ class StatusBlock:
         self._cases = self._flat(status.case_rows)
         self._excluded = self._flat(status.excluded_rows)
 
-    def _flat(self, rows: Sequence[Int[Array, " row"]]) -> Int64[Array, " cell"]:
+    def _flat(self, rows: Sequence[Array]) -> Int64[Array, " cell"]:
         cells = [of.astype(np.int64) * self.n_phecodes + j for j, of in enumerate(rows)]
         return np.sort(np.concatenate(cells)) if cells else np.zeros(0, dtype=np.int64)
 
@@ -114,15 +116,15 @@ class StatusBlock:
         """Blocks of rows whose cells stay in the cache."""
         return row_blocks(self.n_rows, self.n_phecodes)
 
-    def cases(self, rows: slice) -> Int64[Array, " cell"]:
+    def cases(self, rows: slice) -> Int64[Array, " case"]:
         """Flat indices of the cases within a block of rows."""
         return self._within(self._cases, rows)
 
-    def excluded(self, rows: slice) -> Int64[Array, " cell"]:
+    def excluded(self, rows: slice) -> Int64[Array, " excluded"]:
         """Flat indices of the excluded within a block of rows."""
         return self._within(self._excluded, rows)
 
-    def _within(self, cells: Int64[Array, " cell"], rows: slice) -> Int64[Array, " cell"]:
+    def _within(self, cells: Int64[Array, " cell"], rows: slice) -> Int64[Array, " within"]:
         first = rows.start * self.n_phecodes
         start, stop = np.searchsorted(cells, [first, rows.stop * self.n_phecodes])
         return cells[start:stop] - first
@@ -373,18 +375,16 @@ def fit_exposures(
     standard_error = np.full(n_exposures, np.nan)
     decrement = np.full(n_exposures, np.inf)
     with np.errstate(over="ignore", divide="ignore"):
-        for dtype, until in ((np.float32, ROUGH), (np.float64, CONVERGED)):
+        for precision, until in _PASSES:
             active = np.arange(n_exposures)
             for _ in range(MAX_STEPS):
-                at = fit.derivatives(parameters[:, active], active, dtype)
+                at = fit.derivatives(parameters[:, active], active, precision)
                 change, promised = newton_step(at.gradient, at.information)
                 parameters[:, active] += change
                 decrement[active] = promised
-                if dtype is np.float64:  # its last step gains half the decrement
-                    rise = at.log_likelihood - null_log_likelihood
-                    gain[active] = 2 * rise + promised
-                    inverse = np.linalg.pinv(at.information, hermitian=True)
-                    standard_error[active] = np.sqrt(np.maximum(inverse[:, -1, -1], 0))
+                if precision == _FULL:
+                    gain[active] = 2 * (at.log_likelihood - null_log_likelihood) + promised
+                    standard_error[active] = _last_standard_error(at.information)
                 active = active[promised >= until]
                 if not len(active):
                     break
@@ -394,9 +394,30 @@ def fit_exposures(
         log_odds_ratio=parameters[-1],
         standard_error=standard_error,
         likelihood_ratio=np.maximum(gain, 0),
-        converged=(decrement < CONVERGED) & ~separated,
+        converged=(decrement < SETTLED) & ~separated,
         separated=separated,
     )
+
+
+def _last_standard_error(
+    information: Float64[Array, "exposure parameter parameter"],
+) -> Float64[Array, " exposure"]:
+    """Standard error of the last parameter; infinite where there is no information."""
+    scale = 1 / np.sqrt(np.maximum(np.einsum("fkk->fk", information), 1e-300))
+    scaled = information * scale[:, :, None] * scale[:, None, :]
+    last = np.zeros((*scaled.shape[:2], 1))
+    last[:, -1] = 1
+    inverse = np.linalg.solve(scaled + 1e-14 * np.eye(scaled.shape[1]), last)[:, -1, 0]
+    return scale[:, -1] * np.sqrt(np.where(inverse > 0, inverse, np.inf))
+
+
+_Precision = tuple[type, type]
+"""Of the gradient, and of the information, which only steers the step until the last."""
+_FULL: _Precision = (np.float64, np.float64)
+_PASSES: tuple[tuple[_Precision, float], ...] = (
+    ((np.float64, np.float32), ROUGH),
+    (_FULL, SETTLED),
+)
 
 
 @dataclass(frozen=True)
@@ -411,9 +432,9 @@ class _ExposureFit:
     def at_null(
         self, coefficients: Float64[Array, " column"]
     ) -> tuple[float, Float64[Array, "column exposure"], Float64[Array, " exposure"]]:
-        """Log-likelihood, the coefficients of each exposure on the columns, and what is left.
+        """Log-likelihood, and the coefficients of each exposure on the columns.
 
-        The last is the information on the exposure once the covariates had theirs.
+        Last, the information on the exposure that the columns leave.
         """
         values = self.design.values
         with np.errstate(over="ignore"):
@@ -437,9 +458,10 @@ class _ExposureFit:
         self,
         parameters: Float64[Array, "parameter active"],
         active: Int64[Array, " active"],
-        dtype: type,
+        precision: _Precision,
     ) -> _Derivatives:
-        """Log-likelihood (in float64 only), gradient and information of some exposures."""
+        """Log-likelihood (if `_FULL`), gradient and information of some exposures."""
+        dtype, coarse = precision
         design, n_active = self.design, len(active)
         n_rows, n_columns = design.values.shape
         gradient = np.zeros((n_columns + 1, n_active))
@@ -464,14 +486,11 @@ class _ExposureFit:
             mean[cases] += 1  # the residual
             gradient[:-1] += columns.T @ mean
             gradient[-1] += np.einsum("ne,ne->e", exposure, mean)
-            # The information needs no more than float32: it steers the step, and its
-            # rounding stays below 1e-6 of a standard error.
-            single = weight.astype(np.float32, copy=False)
-            products += design.products(rows, np.float32) @ single
+            products += design.products(rows, coarse) @ weight.astype(coarse, copy=False)
             weight *= exposure
             across += columns.T @ weight
             own += np.einsum("ne,ne->e", exposure, weight)
-            if dtype is np.float64:
+            if precision == _FULL:
                 np.abs(mean, out=mean)
                 np.subtract(1, mean, out=mean)  # the probability of what was seen
                 log_likelihood += np.log(mean, out=mean).sum(axis=0)

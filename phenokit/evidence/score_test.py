@@ -6,12 +6,11 @@ of x'Wx:
 
     V = x'Wx - x'WZ (Z'WZ)^-1 Z'Wx,        z = U / sqrt(V)
 
-(Rao 1948, doi:10.1017/S0305004100023987). No exposure needs a fit of its own, and over all
-pairs each term is a product of two matrices. With a large effect z is not the Wald statistic:
-at z = 24 they differ by half a unit.
+(Rao 1948, doi:10.1017/S0305004100023987). No exposure needs a fit of its own, and over
+all pairs each term is a product of two matrices. With a large effect z is not the Wald
+statistic: at z = 24 they differ by half a unit.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,12 +84,10 @@ class Standardised:
         block /= self.scale
         return block
 
-    def at(
-        self, rows: Int64[Array, " chosen"], exposures: Int64[Array, " of"]
-    ) -> Float64[Array, "chosen of"]:
-        """Standardised values of some rows and exposures."""
-        block = self.values[np.ix_(self.rows[rows], exposures)].astype(np.float64)
-        return (block - self.mean[exposures]) / self.scale[exposures]
+    def at_exposures(self, exposures: Int64[Array, " of"]) -> "Standardised":
+        """Some of the exposures."""
+        values = self.values[:, exposures]
+        return Standardised(values, self.mean[exposures], self.scale[exposures], self.rows)
 
     def permuted(self, order: Int64[Array, " row"]) -> "Standardised":
         """The same exposures, given to other rows."""
@@ -161,7 +158,7 @@ def _explained(
     information: Float64[Array, "phecode column column"],
     across: Float64[Array, "phecode column exposure"],
 ) -> Float64[Array, "phecode exposure"]:
-    """x'WZ (Z'WZ)^-1 Z'Wx for each phecode and exposure."""
+    """What the covariates explain, x'WZ (Z'WZ)^-1 Z'Wx, for each phecode and exposure."""
     scale = 1 / np.sqrt(np.maximum(np.einsum("pkk->pk", information), 1e-300))
     scaled = information * scale[:, :, None] * scale[:, None, :]
     root = np.linalg.cholesky(scaled + 1e-14 * np.eye(scaled.shape[1]))
@@ -210,37 +207,6 @@ def clustered_score_test(
         information[:, j] = np.einsum("ce,ce->e", sums, sums)
     information[np.isnan(plain.information)] = np.nan
     return Scores(plain.score, information)
-
-
-def largest_permuted_z(
-    blocks: Callable[[], Iterator[tuple[Design, StatusBlock, NullFits]]],
-    exposures: Standardised,
-    strata: Int64[Array, " row"],
-    *,
-    n_permutations: int,
-    rng: np.random.Generator,
-    progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Float64[Array, " permutation"]:
-    """The largest absolute z over all pairs, each time exposures are permuted.
-
-    The rows of all exposures are permuted together, within strata of the covariates, so
-    that what is alike among exposures and among phecodes stays alike; the largest z of a
-    permutation is then one draw of the largest z under no association (Westfall & Young
-    1993).
-
-    Returns
-    -------
-    np.ndarray
-        Shape ``(permutation,)``.
-    """
-    largest = np.zeros(n_permutations)
-    for draw in range(n_permutations):
-        moved = exposures.permuted(permute_within(strata, rng))
-        for design, block, null in blocks():
-            z = np.abs(score_test(design, moved, block, null).z)
-            largest[draw] = max(largest[draw], np.nanmax(z, initial=0))
-        progress(draw + 1, n_permutations)
-    return largest
 
 
 def permute_within(
