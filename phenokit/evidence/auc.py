@@ -10,7 +10,7 @@ The patients below a case are then its place in that order, less those of them t
 controls. The latter are ones in a row of bits in the order of the exposure: a running
 count at each word of 32 and the ones within the word give how many stand below a case,
 whatever the size of the cohort. All counts are integers, so that no block size, order of
-rows or number of threads changes a result.
+rows or number of threads changes an AUC.
 """
 
 import hashlib
@@ -277,7 +277,7 @@ class _Ranks:
             np.ascontiguousarray(place.T),
             np.ascontiguousarray(below.T),
             np.array(tied, dtype=np.int64),
-            np.array(not_above, dtype=np.int32).reshape(-1, n).T.copy(),
+            np.array(not_above, dtype=np.int32).reshape(len(tied), n).T.copy(),
         )
 
 

@@ -124,6 +124,13 @@ def test_auc_does_not_see_a_rising_transform_and_mirrors_a_falling_one():
     np.testing.assert_allclose(auc, 1 - auc_all_pairs(-values, status), atol=1e-15)
 
 
+def test_auc_of_an_empty_cohort_or_of_nothing_is_undefined_or_empty():
+    nobody = status_of(np.zeros((0, 2), dtype=int))
+    assert np.isnan(auc_all_pairs(np.zeros((0, 3)), nobody)).all()
+    assert np.isnan(delong(np.zeros((0, 3)), np.zeros(0, np.int8)).auc).all()
+    assert auc_all_pairs(np.zeros((4, 0)), status_of(np.eye(4, 2))).shape == (0, 2)
+
+
 def test_auc_refuses_nan():
     values = np.array([[1.0], [np.nan]])
     with pytest.raises(ValueError, match="missing"):
