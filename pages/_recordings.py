@@ -130,8 +130,11 @@ def _what_to_upload(n_recordings: int) -> str:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Regular files below a folder; links and hidden names are left out."""
+    """Regular files below a folder; links, hidden names and cohorts are left out."""
     for folder, names, files in os.walk(root, followlinks=False):
+        if "cohort.toml" in files and Path(folder) != root:
+            names.clear()  # a cohort is opened from its own page
+            continue
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):
             path = Path(folder, name)

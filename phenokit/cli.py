@@ -113,12 +113,19 @@ def version() -> None:
 def demo(
     out: OutOption = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 1,
+    patients: Annotated[
+        int, typer.Option(min=0, help="Patients of the cohort; 0 leaves it out.")
+    ] = 2000,
 ) -> None:
-    """Write simulated demo recordings for a first look at the app, and what each shows."""
-    from phenokit.simulation.demo import write_demo_recordings
+    """Write simulated demo recordings and a cohort for a first look at the app."""
+    from phenokit.batch.demo import write_demo
 
-    files = write_demo_recordings(out, seed=seed)
-    typer.echo(f"{len(files)} files in {out}")
+    with _progress_bars() as show:
+        written = write_demo(out, n_patients=patients, seed=seed, progress=show)
+    typer.echo(f"{len(written.recordings)} files in {out}")
+    if written.cohort is not None:
+        state = "was there already" if written.was_there else "written"
+        typer.echo(f"cohort of {patients:,} patients in {written.cohort}: {state}")
 
 
 @app.command()
@@ -458,6 +465,34 @@ def _progress_bar(title: str) -> Any:  # noqa: ANN401 - a context manager of ric
             yield lambda done, of: progress.update(task, completed=done, total=of)
 
     return bar()
+
+
+def _progress_bars() -> Any:  # noqa: ANN401 - a context manager of rich
+    """A bar a stage with the time left; yields ``show(stage, done, of)``."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    @contextmanager
+    def bars() -> Any:  # noqa: ANN401
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as shown:
+            tasks: dict[str, Any] = {}
+
+            def show(stage: str, done: int, of: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = shown.add_task(stage, total=of)
+                shown.update(tasks[stage], completed=done, total=of)
+
+            yield show
+
+    return bars()
 
 
 def _training_log() -> Any:  # noqa: ANN401 - a context manager of rich

@@ -15,7 +15,7 @@ import pandas as pd
 from phenokit.preprocessing.contract import InputContract, prepare
 from phenokit.readers.packed import quantise, write_archive
 from phenokit.recording import LEADS, Recording
-from phenokit.simulation.ecg import simulate_cohort
+from phenokit.simulation.ecg import simulate_archive
 from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES, superclasses_of
 
 RATE = 500.0  # Hz
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     contract = InputContract(normalisation="none")
-    cohort = simulate_cohort(
+    cohort = simulate_archive(
         options.n, rng=np.random.default_rng(options.seed), sampling_rate=RATE
     )
     codes = tuple(dict.fromkeys(s.code for s in (*SUPERCLASSES, *SCP_STATEMENTS)))

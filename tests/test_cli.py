@@ -155,7 +155,9 @@ def test_a_model_is_evaluated(phenokit, tiny_bundle, tiny_archive, tmp_path):
 
 
 def test_demo_recordings_can_be_explained(phenokit, tiny_bundle, tmp_path):
-    code, _, _ = phenokit("demo", "--out", tmp_path / "demo", "--seed", "2")
+    code, _, _ = phenokit(
+        "demo", "--out", tmp_path / "demo", "--seed", "2", "--patients", "0"
+    )
     assert code == 0
     header = min((tmp_path / "demo").rglob("*.hea"))
     assert phenokit("explain", header, "--model", tiny_bundle)[0] == 0

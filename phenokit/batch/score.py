@@ -118,18 +118,45 @@ def score_path(
     BadInput
         ``E_MISSING`` if there is nothing at `path`; a bad recording is a row, not an error.
     """
+    inputs = find_inputs(path)
+    rows = _reported(_rows(inputs, model), progress, of=len(inputs.recordings))
+    others = tuple(_relative(p, inputs.root) for p in inputs.others)
+    return write_scores(rows, out, model, others=others)
+
+
+def score_files(
+    paths: Sequence[Path], root: Path, model: ECGModel
+) -> Iterator[dict[str, Any]]:
+    """The row of each of these files below `root`, in order, for `write_scores`."""
+    return _rows(Inputs(root, tuple(paths), ()), model)
+
+
+def write_scores(
+    rows: Iterable[dict[str, Any]],
+    out: Path,
+    model: ECGModel,
+    *,
+    others: tuple[str, ...] = (),
+) -> Scoring:
+    """Write rows in parts, and the manifest.
+
+    Parameters
+    ----------
+    out
+        Folder; parts and manifest of an earlier run in it are replaced.
+    others
+        Files that hold no recording.
+    """
     import pyarrow.parquet as pq
 
-    inputs = find_inputs(path)
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     for old in out.glob("part-*.parquet"):
         old.unlink()
     outcomes: Counter[str] = Counter()
     codes: Counter[str] = Counter()
-    rows = _rows(inputs, model)
+    rows = iter(rows)
     part = 0
-    done = 0
     while block := list(islice(rows, ROWS_A_PART)):
         table = _table(block, model)
         target = out / f"part-{part:05d}.parquet"
@@ -139,9 +166,6 @@ def score_path(
         outcomes.update(row["outcome"] for row in block)
         codes.update(row["code"] for row in block)
         part += 1
-        done += len(block)
-        progress(done, len(inputs.recordings))
-    others = tuple(_relative(p, inputs.root) for p in inputs.others)
     scoring = Scoring(dict(sorted(outcomes.items())), dict(sorted(codes.items())), others)
     _write_manifest(out / "manifest.json", scoring, model, part)
     return scoring
@@ -158,6 +182,16 @@ def _rows(inputs: Inputs, model: ECGModel) -> Iterator[dict[str, Any]]:
                 yield _rejected(relative, one, model)
             else:
                 yield _scored(relative, one, next(scored))
+
+
+def _reported(
+    rows: Iterable[dict[str, Any]], progress: Progress, *, of: int
+) -> Iterator[dict[str, Any]]:
+    """The rows, with a word on how far it is after every block and after the last."""
+    for done, row in enumerate(rows, start=1):
+        yield row
+        if done % BLOCK == 0 or done == of:
+            progress(done, of)
 
 
 def _read(path: Path, root: Path) -> Recording | BadInput:

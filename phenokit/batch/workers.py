@@ -51,6 +51,7 @@ def run_isolated(
     time_limit: float,
     memory_limit: int | None = None,
     warm_up: Callable[[], object] = int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Run]:
     """Call `function` on each argument in worker processes.
 
@@ -65,6 +66,8 @@ def run_isolated(
         Seconds for one argument.
     memory_limit
         Address space of a worker in bytes; ``None``: not limited.
+    progress
+        Called in this process with the number of arguments done and of all.
 
     Returns
     -------
@@ -100,6 +103,7 @@ def run_isolated(
                         continue
                 if index is not None:
                     runs[index] = run
+                    progress(len(runs), len(arguments))
     finally:
         for worker in crew:
             worker.stop()

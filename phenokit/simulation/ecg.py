@@ -3,7 +3,7 @@
 `simulate_ecg` makes one recording: a heart drawn for a person (`heart`), changed by
 conditions (`conditions` is the table of them), beating in a rhythm (`rhythm`), recorded
 with noise (`noise`).
-`simulate_cohort` makes the archive that the demonstration model is trained on. The same
+`simulate_archive` makes the archive that the demonstration model is trained on. The same
 generator state gives the same bytes. These are teaching pictures of what a condition looks
 like, not a substitute for recordings of patients.
 """
@@ -34,7 +34,7 @@ from phenokit.simulation.heart import (
     place,
     superpose,
 )
-from phenokit.simulation.noise import CLEAN, TYPICAL, Noise, electrode_noise
+from phenokit.simulation.noise import CLEAN, Noise, draw_noise, electrode_noise
 from phenokit.simulation.rhythm import Schedule, atrial_waves, draw_rate, schedule_rhythm
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ if TYPE_CHECKING:
 __all__ = [
     "CONDITIONS",
     "Condition",
-    "SimulatedCohort",
+    "SimulatedArchive",
     "SimulatedECG",
     "Waves",
-    "simulate_cohort",
+    "deal_conditions",
+    "simulate_archive",
     "simulate_ecg",
 ]
 
@@ -387,11 +388,11 @@ def _spikes(
     return direction[:, None] / np.linalg.norm(direction) * train[:samples]
 
 
-# ---- a cohort -----------------------------------------------------------------------
+# ---- an archive -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class SimulatedCohort:
+class SimulatedArchive:
     """An archive of simulated recordings.
 
     Attributes
@@ -420,7 +421,7 @@ class SimulatedCohort:
         return pd.DataFrame(self.columns)
 
 
-def simulate_cohort(
+def simulate_archive(
     n: int,
     *,
     rng: np.random.Generator,
@@ -428,7 +429,7 @@ def simulate_cohort(
     duration: float | int = 10,
     normal_share: float = 0.35,
     combination_share: float = 0.3,
-) -> SimulatedCohort:
+) -> SimulatedArchive:
     """An archive in which every condition has a fair share.
 
     Of `n` recordings `normal_share` are normal; the rest is dealt out evenly over the other
@@ -449,10 +450,12 @@ def simulate_cohort(
 
     Returns
     -------
-    SimulatedCohort
+    SimulatedArchive
     """
     sampling_rate, duration = float(sampling_rate), float(duration)
-    plans = _deal_conditions(n, rng, normal_share, combination_share)
+    plans = deal_conditions(
+        n, rng=rng, normal_share=normal_share, combination_share=combination_share
+    )
     samples = round(duration * sampling_rate)
     signals = np.empty((n, len(LEADS), samples), dtype=np.int16)
     columns: dict[str, list] = {
@@ -465,7 +468,7 @@ def simulate_cohort(
             patient += 1
             subject = _draw_patient(rng)
             fold = 1 + (patient - 1) % 10
-        noise = _draw_noise(rng)
+        noise = draw_noise(rng)
         ecg = simulate_ecg(
             names,
             rng=rng,
@@ -480,7 +483,7 @@ def simulate_cohort(
         for key, value in zip(columns, (*row, "+".join(names)), strict=True):
             columns[key].append(value)
     arrays = {key: np.array(values) for key, values in columns.items()}
-    return SimulatedCohort(signals, tuple(labels), arrays, sampling_rate)
+    return SimulatedArchive(signals, tuple(labels), arrays, sampling_rate)
 
 
 def _draw_patient(rng: np.random.Generator) -> Subject:
@@ -488,21 +491,18 @@ def _draw_patient(rng: np.random.Generator) -> Subject:
     return draw_subject(rng, age=age, sex=str(rng.choice(["female", "male"])))
 
 
-def _draw_noise(rng: np.random.Generator) -> Noise:
-    """From a quiet recording to a restless patient."""
-    level = float(rng.lognormal(0, 0.55))
-    return Noise(
-        wander=TYPICAL.wander * level,
-        muscle=TYPICAL.muscle * float(rng.lognormal(0, 0.5)),
-        mains=TYPICAL.mains * level,
-        motion=TYPICAL.motion * level if rng.random() < 0.4 else 0.0,
-    )
-
-
-def _deal_conditions(
-    n: int, rng: np.random.Generator, normal_share: float, combination_share: float
+def deal_conditions(
+    n: int,
+    *,
+    rng: np.random.Generator,
+    normal_share: float = 0.35,
+    combination_share: float = 0.3,
 ) -> list[tuple[str, ...]]:
-    """Names for each of `n` recordings, in random order."""
+    """The conditions of each recording of an archive, in order.
+
+    It is the first that `simulate_archive` draws: the same arguments and state of `rng`
+    tell what the recordings of an archive show, without simulating them.
+    """
     others = [name for name in CONDITIONS if name != "normal"]
     n_normal = round(n * normal_share)
     dealt: list[tuple[str, ...]] = [("normal",)] * n_normal

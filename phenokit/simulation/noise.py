@@ -45,6 +45,17 @@ TYPICAL = Noise(wander=0.045, muscle=0.009, mains=0.004, motion=0.02)
 HEAVY = Noise(wander=0.3, muscle=0.28, mains=0.15, motion=0.4)
 
 
+def draw_noise(rng: np.random.Generator) -> Noise:
+    """From a quiet recording to a restless patient."""
+    level = float(rng.lognormal(0, 0.55))
+    return Noise(
+        wander=TYPICAL.wander * level,
+        muscle=TYPICAL.muscle * float(rng.lognormal(0, 0.5)),
+        mains=TYPICAL.mains * level,
+        motion=TYPICAL.motion * level if rng.random() < 0.4 else 0.0,
+    )
+
+
 def electrode_noise(
     noise: Noise, rng: np.random.Generator, *, sampling_rate: float, samples: int
 ) -> Float[np.ndarray, "8 sample"]:

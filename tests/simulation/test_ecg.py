@@ -5,7 +5,7 @@ import pytest
 
 from phenokit.recording import LEADS
 from phenokit.simulation.conditions import CONDITIONS, contradiction
-from phenokit.simulation.ecg import simulate_cohort, simulate_ecg
+from phenokit.simulation.ecg import simulate_archive, simulate_ecg
 from phenokit.simulation.heart import draw_subject, healthy_heart
 from phenokit.simulation.noise import HEAVY, NO_NOISE, TYPICAL
 from phenokit.statements import SCP_STATEMENTS, superclasses_of
@@ -19,7 +19,7 @@ def simulate(conditions, seed=0, **more):
 
 @pytest.fixture(scope="module")
 def cohort():
-    return simulate_cohort(300, rng=np.random.default_rng(7))
+    return simulate_archive(300, rng=np.random.default_rng(7))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_cohort_signals_are_microvolts_that_obey_einthoven(cohort):
 
 
 def test_cohort_of_the_same_seed_has_the_same_bytes():
-    first, again = (simulate_cohort(12, rng=np.random.default_rng(3)) for _ in range(2))
+    first, again = (simulate_archive(12, rng=np.random.default_rng(3)) for _ in range(2))
     assert first.signals.tobytes() == again.signals.tobytes()
     assert first.table.equals(again.table)
     assert first.labels == again.labels
