@@ -1,0 +1,111 @@
+"""The cohorts that the app may open: sub-folders of folders that an administrator allows.
+
+They are looked for in the demo folder (``PHENOKIT_DEMO``) and in ``PHENOKIT_COHORTS``, a
+read-only folder of the server. A cohort is chosen from a list, never by a typed path.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import streamlit as st
+
+from phenokit.errors import BadInput
+from phenokit.readers.cohort_folders import CohortFolder, find_cohorts
+from phenokit.readers.cohorts import CohortTables, read_cohort_tables
+from phenokit.report.worklist import Worklist, read_worklist
+
+SUPPRESS = "PHENOKIT_SUPPRESS"
+"""Holds the number of patients below which a row of a result is not shown."""
+
+
+def smallest_shown() -> int:
+    """Rows that tell of fewer patients are hidden; 0 shows all."""
+    text = os.environ.get(SUPPRESS, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def cohorts() -> dict[str, CohortFolder]:
+    """The cohorts at hand, by a key that says nothing about a folder."""
+    return {cohort_key(one.path): one for one in _found()}
+
+
+def cohort_key(folder: Path) -> str:
+    """The same for the same folder, on every server process."""
+    return hashlib.blake2b(os.fsencode(folder.absolute()), digest_size=8).hexdigest()
+
+
+@st.cache_data(ttl=15, show_spinner=False)
+def _found() -> list[CohortFolder]:
+    roots = [Path(os.environ.get("PHENOKIT_DEMO", "demo"))]
+    if served := os.environ.get("PHENOKIT_COHORTS"):
+        roots.append(Path(served))
+    return find_cohorts(root.absolute() for root in roots)
+
+
+def choose_cohort() -> tuple[str, CohortFolder] | None:
+    """The cohort that the reader chose; what to do where there is none."""
+    found = cohorts()
+    if not found:
+        st.info(
+            "There is no cohort here. Run `phenokit demo` for a simulated one, or name a "
+            "folder of cohorts in `PHENOKIT_COHORTS`."
+        )
+        return None
+    wanted = st.query_params.get("cohort")
+    if "cohort" not in st.session_state and wanted in found:
+        st.session_state["cohort"] = wanted
+    key = st.selectbox(
+        "Cohort", list(found), format_func=lambda one: found[one].name, key="cohort"
+    )
+    st.query_params["cohort"] = key
+    chosen = found[key]
+    kind = "Simulated data: nobody's. " if chosen.is_simulated else ""
+    st.text(f"{kind}{chosen.description}")
+    return key, chosen
+
+
+def tables(folder: Path) -> CohortTables:
+    """The tables of a cohort, read once.
+
+    Raises
+    ------
+    BadInput
+        As `read_cohort_tables`.
+    """
+    return _tables(folder, _stamp(folder))
+
+
+def worklist(folder: CohortFolder) -> Worklist:
+    """The scored recordings of a cohort, read once.
+
+    Raises
+    ------
+    BadInput
+        As `read_worklist` and `read_cohort_tables`.
+    """
+    return _worklist(folder.path, folder.scores, _stamp(folder.path))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _tables(folder: Path, stamp: str) -> CohortTables:
+    return read_cohort_tables(folder)
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _worklist(folder: Path, scores: Path, stamp: str) -> Worklist:
+    return read_worklist(scores, _tables(folder, stamp))
+
+
+def _stamp(folder: Path) -> str:
+    """Changes when a table or the scores do."""
+    files = [*sorted(folder.glob("*.*")), folder / "scores" / "manifest.json"]
+    times = [f"{path.name} {path.stat().st_mtime_ns}" for path in files if path.is_file()]
+    return hashlib.sha256("\n".join(times).encode()).hexdigest()
+
+
+def show_refused(error: BadInput) -> None:
+    """A cohort that cannot be used: its code, what is wrong, and where."""
+    st.error(f"This cohort cannot be used ({error.code}).")
+    st.text(f"{error}{f' Where: {error.where}.' if error.where else ''}")
+    st.caption("Mend the table that is named, then reload this page.")
