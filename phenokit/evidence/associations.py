@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from phenokit.cohort import CaseStatus, PhecodeStatus
 from phenokit.errors import first_code
-from phenokit.evidence.auc import auc_all_pairs, delong
+from phenokit.evidence.auc import delong_all_pairs
 from phenokit.evidence.covariates import Covariates, permutation_strata
 from phenokit.evidence.firth import fit_firth
 from phenokit.evidence.logistic import (
@@ -472,9 +472,16 @@ def _write_auc(cells: _Cells, part: _Part, phecodes: Int64[Array, " phecode"]) -
     values = part.exposures.values
     if len(part.exposures.rows) != len(values):
         values = values[part.exposures.rows]
-    auc = auc_all_pairs(values, part.status.at_phecodes(phecodes))
+    areas = delong_all_pairs(values, part.status.at_phecodes(phecodes))
     at = np.ix_(part.chosen, phecodes)
-    cells.numbers["auc"][at] = np.where(np.isnan(cells.numbers["p_value"][at]), np.nan, auc)
+    is_tested = ~np.isnan(cells.numbers["p_value"][at])
+    for name, value in {
+        "auc": areas.auc,
+        # A patient with several rows makes DeLong's interval too short.
+        "auc_conf_int_1": np.nan if part.clusters is not None else areas.low,
+        "auc_conf_int_2": np.nan if part.clusters is not None else areas.high,
+    }.items():
+        cells.numbers[name][at] = np.where(is_tested, value, np.nan)
 
 
 def _refine(
@@ -509,7 +516,8 @@ def _refine(
                 case_rows=block.case_rows[j],
                 excluded_rows=block.excluded_rows[j],
                 null_coefficients=null.coefficients[:, j],
-                start=scores.one_step[some[chosen], j],
+                null_information=scores.information[some[chosen], j],
+                start=scores.start(null, j, some[chosen]),
             )
             at = (part.chosen[some[chosen]], phecode)
             cells.numbers["beta"][at] = fits.log_odds_ratio
@@ -529,7 +537,6 @@ def _refine(
                     fits.separated,
                 )  # fmt: skip
             cells.numbers["p_value"][at] = 10.0 ** -cells.numbers["neg_log_p_value"][at]
-            _write_auc_interval(cells, part, phecode, some[chosen])
             for exposure in at[0][~cells.converged[at]]:
                 cells.forget((exposure, phecode), "N_NOT_CONVERGED")
 
@@ -571,16 +578,6 @@ def _fit_penalised(
             cells.note[at] = _joined(
                 cells.note[at], "separated: without the penalty there is no finite estimate"
             )
-
-
-def _write_auc_interval(
-    cells: _Cells, part: _Part, phecode: int, exposures: Int64[Array, " exposure"]
-) -> None:
-    values = part.exposures.values[part.exposures.rows][:, exposures]
-    result = delong(values, part.status.column(phecode))
-    at = (part.chosen[exposures], phecode)
-    cells.numbers["auc_conf_int_1"][at] = result.low
-    cells.numbers["auc_conf_int_2"][at] = result.high
 
 
 def _permute(

@@ -26,9 +26,11 @@ from phenokit.cohort import PhecodeStatus
 ELEMENTS_AT_ONCE = 1 << 16
 """Elements of a row block of a matrix: half a megabyte in float64, so it stays in cache."""
 MAX_STEPS = 50
+FARTHEST = 30.0
+"""Largest coefficient, of standardised columns, that a first guess may have."""
 MAX_CHANGE = 4.0
 """Largest change of a standardised coefficient in one step; longer steps are cut."""
-ROUGH = 1e-5
+ROUGH = 1e-4
 """Newton decrement at which float32 has done its part."""
 CONVERGED = 1e-9
 """Newton decrement before the last step of a null model; that step squares it."""
@@ -338,7 +340,8 @@ def fit_exposures(
     case_rows: Int[Array, " case"],
     excluded_rows: Int[Array, " excluded"],
     null_coefficients: Float64[Array, " column"],
-    start: Float64[Array, " exposure"],
+    null_information: Float64[Array, " exposure"],
+    start: Float64[Array, "parameter exposure"],
 ) -> ExposureFits:
     """Maximum likelihood for each exposure, all of them in one pass.
 
@@ -350,8 +353,11 @@ def fit_exposures(
         Of the phecode, as in `PhecodeStatus`.
     null_coefficients
         Of the null model, as `fit_null` returns them.
+    null_information
+        V of the score test.
     start
-        First guess of the log odds ratios, such as U / V of the score test.
+        First guess of the coefficients of the columns and, last, of the log odds ratio:
+        `Scores.start`.
     """
     n_rows, n_exposures = exposures.shape
     if 3 * len(excluded_rows) > n_rows:  # then it pays to take the others out
@@ -364,25 +370,24 @@ def fit_exposures(
             case_rows=np.flatnonzero(is_case[rows]),
             excluded_rows=excluded_rows[:0],
             null_coefficients=null_coefficients,
+            null_information=null_information,
             start=start,
         )
     fit = _ExposureFit(design, exposures, case_rows, excluded_rows)
-    null_log_likelihood, room, null_information = fit.at_null(null_coefficients)
-    start = np.clip(start, -MAX_CHANGE, MAX_CHANGE)
-    # With the log odds ratio moved to its guess, the covariates make room for it.
-    parameters = np.vstack([null_coefficients[:, None] - room * start, start])
+    null_log_likelihood = fit.log_likelihood_of(null_coefficients)
+    parameters = np.clip(start, -FARTHEST, FARTHEST)
     gain = np.zeros(n_exposures)
     standard_error = np.full(n_exposures, np.nan)
     decrement = np.full(n_exposures, np.inf)
     with np.errstate(over="ignore", divide="ignore"):
-        for precision, until in _PASSES:
+        for coarse, until in ((np.float32, ROUGH), (np.float64, SETTLED)):
             active = np.arange(n_exposures)
             for _ in range(MAX_STEPS):
-                at = fit.derivatives(parameters[:, active], active, precision)
+                at = fit.derivatives(parameters[:, active], active, coarse)
                 change, promised = newton_step(at.gradient, at.information)
                 parameters[:, active] += change
                 decrement[active] = promised
-                if precision == _FULL:
+                if coarse is np.float64:
                     gain[active] = 2 * (at.log_likelihood - null_log_likelihood) + promised
                     standard_error[active] = _last_standard_error(at.information)
                 active = active[promised >= until]
@@ -411,15 +416,6 @@ def _last_standard_error(
     return scale[:, -1] * np.sqrt(np.where(inverse > 0, inverse, np.inf))
 
 
-_Precision = tuple[type, type]
-"""Of the gradient, and of the information, which only steers the step until the last."""
-_FULL: _Precision = (np.float64, np.float64)
-_PASSES: tuple[tuple[_Precision, float], ...] = (
-    ((np.float64, np.float32), ROUGH),
-    (_FULL, SETTLED),
-)
-
-
 @dataclass(frozen=True)
 class _ExposureFit:
     """The data of one phecode, and the likelihood of each exposure's model in it."""
@@ -429,39 +425,26 @@ class _ExposureFit:
     case_rows: Int[Array, " case"]
     excluded_rows: Int[Array, " excluded"]
 
-    def at_null(
-        self, coefficients: Float64[Array, " column"]
-    ) -> tuple[float, Float64[Array, "column exposure"], Float64[Array, " exposure"]]:
-        """Log-likelihood, and the coefficients of each exposure on the columns.
-
-        Last, the information on the exposure that the columns leave.
-        """
-        values = self.design.values
+    def log_likelihood_of(self, coefficients: Float64[Array, " column"]) -> float:
+        """Of the null model."""
         with np.errstate(over="ignore"):
-            mean = sigmoid_in_place(values @ coefficients)
+            mean = sigmoid_in_place(self.design.values @ coefficients)
         seen = 1 - mean
         seen[self.case_rows] = mean[self.case_rows]
         seen[self.excluded_rows] = 1
-        weight = mean * (1 - mean)
-        weight[self.excluded_rows] = 0
-        weighted = values * weight[:, None]
-        across = weighted.T @ self.exposures
-        room = np.linalg.lstsq(weighted.T @ values, across, rcond=None)[0]
-        own = np.zeros(self.exposures.shape[1])
-        for rows in row_blocks(len(values), len(own)):
-            block = self.exposures[rows]
-            own += weight[rows] @ (block * block)
-        left = own - (across * room).sum(axis=0)
-        return float(np.log(seen).sum()), room, left
+        return float(np.log(seen).sum())
 
     def derivatives(
         self,
         parameters: Float64[Array, "parameter active"],
         active: Int64[Array, " active"],
-        precision: _Precision,
+        coarse: type,
     ) -> _Derivatives:
-        """Log-likelihood (if `_FULL`), gradient and information of some exposures."""
-        dtype, coarse = precision
+        """Log-likelihood, gradient and information of some exposures.
+
+        The information is summed in `coarse`: until the last step it only steers. If it is
+        float32, the log-likelihood is not computed.
+        """
         design, n_active = self.design, len(active)
         n_rows, n_columns = design.values.shape
         gradient = np.zeros((n_columns + 1, n_active))
@@ -469,18 +452,21 @@ class _ExposureFit:
         across = np.zeros((n_columns, n_active))
         own = np.zeros(n_active)
         log_likelihood = np.zeros(n_active)
-        rounded = parameters.astype(dtype)
         chosen = slice(None) if n_active == self.exposures.shape[1] else active
-        for rows in row_blocks(n_rows, n_active):
-            columns = design.values[rows].astype(dtype, copy=False)
-            exposure = self.exposures[rows][:, chosen].astype(dtype, copy=False)
+        blocks = row_blocks(n_rows, n_active)
+        # Kept from block to block: fresh memory costs more than the arithmetic in it.
+        buffers = np.empty((2, blocks[0].stop, n_active))
+        for rows in blocks:
+            columns, exposure = design.values[rows], self.exposures[rows][:, chosen]
             cases = _within(self.case_rows, rows)
             excluded = _within(self.excluded_rows, rows)
-            mean = columns @ rounded[:-1]
-            mean += exposure * rounded[-1]
+            mean, weight = buffers[:, : len(columns)]
+            np.matmul(columns, parameters[:-1], out=mean)
+            np.multiply(exposure, parameters[-1], out=weight)
+            mean += weight
             sigmoid_in_place(mean)
             mean[excluded] = 0
-            weight = np.multiply(mean, mean)
+            np.multiply(mean, mean, out=weight)
             np.subtract(mean, weight, out=weight)
             np.negative(mean, out=mean)
             mean[cases] += 1  # the residual
@@ -490,7 +476,7 @@ class _ExposureFit:
             weight *= exposure
             across += columns.T @ weight
             own += np.einsum("ne,ne->e", exposure, weight)
-            if precision == _FULL:
+            if coarse is np.float64:
                 np.abs(mean, out=mean)
                 np.subtract(1, mean, out=mean)  # the probability of what was seen
                 log_likelihood += np.log(mean, out=mean).sum(axis=0)

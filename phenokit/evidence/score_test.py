@@ -42,10 +42,14 @@ class Scores:
     information
         V, of the same shape; NaN where the exposure does not vary among the rows of the
         phecode, given the covariates.
+    room
+        Coefficients of each exposure on the columns of the design, in the weights of each
+        phecode: as its log odds ratio grows, theirs make room for it.
     """
 
     score: Float64[Array, "exposure phecode"]
     information: Float64[Array, "exposure phecode"]
+    room: Float64[Array, "phecode column exposure"]
 
     @property
     def z(self) -> Float64[Array, "exposure phecode"]:
@@ -56,6 +60,16 @@ class Scores:
     def one_step(self) -> Float64[Array, "exposure phecode"]:
         """First guess of the log odds ratio, U / V."""
         return self.score / self.information
+
+    def start(
+        self, null: NullFits, phecode: int, exposures: Int64[Array, " chosen"]
+    ) -> Float64[Array, "parameter chosen"]:
+        """First guess of all coefficients of some exposures, for `fit_exposures`."""
+        guess = self.score[exposures, phecode] / self.information[exposures, phecode]
+        columns = null.coefficients[:, phecode, None] - (
+            self.room[phecode][:, exposures] * guess
+        )
+        return np.vstack([columns, guess])
 
 
 @dataclass(frozen=True)
@@ -141,10 +155,10 @@ def score_test(
         across = across.reshape(n_columns, n_exposures, n_phecodes).transpose(2, 0, 1)
     else:
         across = across.reshape(n_exposures, n_columns, n_phecodes).transpose(2, 1, 0)
-    explained = _explained(symmetric(products, design), across).T
-    information = own - explained
+    room = _regress(symmetric(products, design), across)
+    information = own - np.einsum("pke,pke->ep", across, room)
     information[information <= DETERMINED * np.maximum(own, 1e-300)] = np.nan
-    return Scores(score, information)
+    return Scores(score, information, room)
 
 
 def _multiplied(
@@ -154,16 +168,15 @@ def _multiplied(
     return (columns[:, :, None] * other[:, None, :]).reshape(len(columns), -1)
 
 
-def _explained(
+def _regress(
     information: Float64[Array, "phecode column column"],
     across: Float64[Array, "phecode column exposure"],
-) -> Float64[Array, "phecode exposure"]:
-    """What the covariates explain, x'WZ (Z'WZ)^-1 Z'Wx, for each phecode and exposure."""
-    scale = 1 / np.sqrt(np.maximum(np.einsum("pkk->pk", information), 1e-300))
-    scaled = information * scale[:, :, None] * scale[:, None, :]
-    root = np.linalg.cholesky(scaled + 1e-14 * np.eye(scaled.shape[1]))
-    halves = np.linalg.solve(root, across * scale[:, :, None])
-    return np.einsum("pke,pke->pe", halves, halves)
+) -> Float64[Array, "phecode column exposure"]:
+    """Coefficients of the exposures on the columns, (Z'WZ)^-1 Z'Wx, for each phecode."""
+    scale = 1 / np.sqrt(np.maximum(np.einsum("pkk->pk", information), 1e-300))[:, :, None]
+    scaled = information * scale * scale.transpose(0, 2, 1)
+    scaled += 1e-14 * np.eye(scaled.shape[1])
+    return np.linalg.solve(scaled, across * scale) * scale
 
 
 def clustered_score_test(
@@ -206,7 +219,7 @@ def clustered_score_test(
         sums = np.add.reduceat(left * residual[:, None], starts, axis=0)
         information[:, j] = np.einsum("ce,ce->e", sums, sums)
     information[np.isnan(plain.information)] = np.nan
-    return Scores(plain.score, information)
+    return Scores(plain.score, information, plain.room)
 
 
 def permute_within(
