@@ -11,6 +11,8 @@ st.set_page_config(page_title="PhenoKit", layout="wide")
 page = st.navigation(
     [
         st.Page("pages/ecg.py", title="ECG", default=True),
+        st.Page("pages/cohort.py", title="Cohort"),
+        st.Page("pages/associations.py", title="Associations"),
         st.Page("pages/models.py", title="Models"),
     ],
     position="top",

@@ -10,9 +10,16 @@ from pathlib import Path
 
 import streamlit as st
 
+from phenokit.cohort import Cohort
 from phenokit.errors import BadInput
 from phenokit.readers.cohort_folders import CohortFolder, find_cohorts
-from phenokit.readers.cohorts import CohortTables, read_cohort_tables
+from phenokit.readers.cohorts import (
+    CohortTables,
+    Linking,
+    build_cohort,
+    read_cohort_tables,
+)
+from phenokit.readers.phecodes import CaseRule, PhecodeMap, read_phecode_map
 from phenokit.report.worklist import Worklist, read_worklist
 
 SUPPRESS = "PHENOKIT_SUPPRESS"
@@ -85,6 +92,49 @@ def worklist(folder: CohortFolder) -> Worklist:
         As `read_worklist` and `read_cohort_tables`.
     """
     return _worklist(folder.path, folder.scores, _stamp(folder.path))
+
+
+def analysed(
+    folder: CohortFolder, version: str, cases: CaseRule, linking: Linking
+) -> Cohort:
+    """Who is analysed under these rules, and who has which phecode.
+
+    Raises
+    ------
+    BadInput
+        As `build_cohort`.
+    """
+    return _analysed(
+        folder.path, folder.scores, version, cases, linking, _stamp(folder.path)
+    )
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def phecode_map(version: str) -> PhecodeMap:
+    """The phecode map of this version."""
+    return read_phecode_map(version)
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)
+def _analysed(
+    folder: Path,
+    scores: Path,
+    version: str,
+    cases: CaseRule,
+    linking: Linking,
+    stamp: str,
+) -> Cohort:
+    scored = None
+    if (scores / "manifest.json").is_file():
+        columns = ["record_id", "outcome", "code"]
+        scored = _worklist(folder, scores, stamp).table[columns]
+    return build_cohort(
+        _tables(folder, stamp),
+        phecode_map(version),
+        cases=cases,
+        linking=linking,
+        scored=scored,
+    )
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

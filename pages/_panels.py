@@ -193,6 +193,28 @@ def finding_list(findings: Sequence[Finding], *, selected: str) -> Node:
     return ["ul", {"class": "findings", "aria-label": "Findings by probability"}, *rows]
 
 
+def short_findings(findings: Sequence[tuple[str, float, bool]]) -> Node:
+    """Label, probability and whether it reaches its threshold, as a short table."""
+    if not findings:
+        return ["p", {"class": "muted"}, "No probability: the recording was not assessed."]
+    rows: list[Node] = [
+        ["tr", {},
+            ["th", {"scope": "row"}, clinical_name(label)],
+            ["td", {"class": "number"}, format_probability(probability)],
+            ["td", {}, "▲ reaches its threshold" if is_present else "▽ below"]]
+        for label, probability, is_present in findings
+    ]  # fmt: skip
+    heads = ("Most probable findings", "Probability", "Threshold")
+    return ["table", {},
+        ["thead", {}, ["tr", {}, *(["th", {"scope": "col"}, head] for head in heads)]],
+        ["tbody", {}, *rows]]  # fmt: skip
+
+
+def strip(tracing: Tracing, caption: str) -> Node:
+    """A piece of a tracing at true scale, with what was done to it."""
+    return _figure(tracing, "Leads II, V1 and V5", caption)
+
+
 def prototype_rows(
     matches: Sequence[Match],
     pairs: Sequence[WindowPair],

@@ -17,12 +17,15 @@ from tempfile import TemporaryDirectory
 import streamlit as st
 
 from phenokit.errors import BadInput
+from phenokit.readers.cohort_folders import CohortFolder
 from phenokit.readers.ecg import is_ecg_file, read_ecg
 from phenokit.readers.files import check_name
 from phenokit.recording import Recording
 
 MAX_UPLOAD = 20 * 2**20
 MAX_LISTED = 2000
+MAX_LINKED = 20_000
+"""Recordings of cohorts whose ids a process remembers; the oldest are forgotten first."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,47 @@ def entries(root: Path) -> list[Entry]:
         if len(listed) == MAX_LISTED:
             break
     return sorted(listed, key=lambda entry: entry.name)
+
+
+def cohort_entry(cohort: CohortFolder, path: str, name: str) -> Entry | None:
+    """A recording of a cohort, which its id alone opens from now on.
+
+    A cohort may have a hundred thousand recordings: they are never listed, but each that a
+    page offers is remembered by its id, in this process.
+
+    Parameters
+    ----------
+    path
+        Below the folder of the recordings, as the scores have it.
+    name
+        What a list says. Text of unknown origin.
+
+    Returns
+    -------
+    Entry
+        None where the file is not in the folder.
+    """
+    root = cohort.recordings
+    file = root / path
+    if ".." in Path(path).parts or Path(path).is_absolute() or not file.is_file():
+        return None
+    entry = Entry(_record_id(file), name, file, root)
+    linked = _linked()
+    linked.pop(entry.record, None)
+    linked[entry.record] = entry
+    while len(linked) > MAX_LINKED:
+        linked.pop(next(iter(linked)), None)
+    return entry
+
+
+def linked_entry(record: str | None) -> Entry | None:
+    """The recording of a cohort with this id; None if no page offered it."""
+    return _linked().get(record or "")
+
+
+@st.cache_resource(show_spinner=False)
+def _linked() -> dict[str, Entry]:
+    return {}
 
 
 def read_entry(entry: Entry) -> Recording:

@@ -60,6 +60,14 @@ def bundle() -> Bundle:
     return _bundle(model_name())
 
 
+def thresholds(name: str) -> dict[str, float]:
+    """The threshold of every label of a model; empty if it is not installed."""
+    if name not in model_names():
+        return {}
+    calibration = _bundle(name).calibration
+    return dict(zip(calibration["labels"], calibration["threshold"], strict=True))
+
+
 def contract() -> InputContract:
     """What is done to a recording before the model in use reads it."""
     return InputContract.from_dict(bundle().config["input"])

@@ -48,6 +48,8 @@ MIN_SHOWN = 5
 """Findings listed at least, whether they reach their threshold or not."""
 EXPORTS = {"JSON": "json", "CSV": "csv", "Hashes": "hashes.json"}
 UPLOAD = "Upload"
+COHORT = "Cohort"
+"""The recording that a page about a cohort led to."""
 
 
 def main() -> None:
@@ -77,11 +79,16 @@ def choose_recording() -> tuple[str, Recording] | None:
     folders = _recordings.folders()
     listed = {name: _recordings.entries(root) for name, root in folders.items()}
     _follow_link(listed)
-    st.session_state.setdefault("source", next(iter([*folders, UPLOAD])))
+    linked = _recordings.linked_entry(st.session_state.get("linked"))
+    if linked is not None:
+        listed[COHORT] = [linked]
+    sources = [*listed, UPLOAD]
+    if st.session_state.get("source") not in sources:
+        st.session_state["source"] = sources[0]
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         source = st.segmented_control(
-            "Open from", [*folders, UPLOAD], key="source", required=True,
+            "Open from", sources, key="source", required=True,
         )  # fmt: skip
     with right:
         if source == UPLOAD:
@@ -98,7 +105,7 @@ def choose_recording() -> tuple[str, Recording] | None:
     if record is None:
         st.info("Choose a recording. The demo recordings are simulated: nobody's data.")
         return None
-    st.query_params["record"] = record
+    st.query_params["record"] = st.session_state["opened"] = record
     try:
         return record, _recordings.read_entry(by_id[record])
     except BadInput as error:
@@ -107,10 +114,15 @@ def choose_recording() -> tuple[str, Recording] | None:
 
 
 def _follow_link(listed: dict[str, list[_recordings.Entry]]) -> None:
-    """Open what the address names, once, at the start of a session."""
-    if "source" in st.session_state:
-        return
+    """Open what the address names, at the start or when another page led here."""
     wanted = st.query_params.get("record")
+    if "source" in st.session_state and wanted in {None, st.session_state.get("opened")}:
+        return
+    if _recordings.linked_entry(wanted) is not None:
+        st.session_state["linked"] = wanted
+        st.session_state["source"] = COHORT
+        st.session_state[f"record-{COHORT}"] = wanted
+        return
     for source, entries in listed.items():
         if any(entry.record == wanted for entry in entries):
             st.session_state["source"] = source
@@ -134,7 +146,7 @@ def _choose_upload() -> tuple[str, Recording] | None:
         st.session_state["uploaded"] = names
         st.session_state["upload_record"] = secrets.token_hex(8)
     record = st.session_state["upload_record"]
-    st.query_params["record"] = record
+    st.query_params["record"] = st.session_state["opened"] = record
     try:
         contents = [(file.name, file.getvalue()) for file in files]
         return record, _recordings.read_upload(contents, record)

@@ -6,7 +6,7 @@ are named, directions are triangles, lines are labelled. Text colours are left t
 Text of unknown origin is escaped, because Plotly reads a part of HTML.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import log10
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int8
+from jaxtyping import Bool, Float, Int8
 
 from phenokit.cohort import CaseStatus
 from phenokit.report.associations import (
+    KIND_WORDS,
     LEVEL,
     finding_sentence,
     format_auc,
@@ -114,6 +115,7 @@ def draw_manhattan(
     if size_by_odds_ratio and len(shown):
         effect = np.abs(np.log(shown["odds_ratio"].to_numpy(float)))
         size = 6 + 12 * np.clip(np.nan_to_num(effect) / np.log(4), 0, 1)
+    hover = [_hover(row) for row in shown.to_dict("records")]
     for is_up, symbol, words in (
         (True, UP, "more frequent with a higher exposure (odds ratio above 1)"),
         (False, DOWN, "less frequent (odds ratio below 1)"),
@@ -132,7 +134,7 @@ def draw_manhattan(
                 "opacity": 1,
             },
             customdata=shown["phecode"].to_numpy()[here],
-            hovertext=[_hover(shown.iloc[i]) for i in here],
+            hovertext=[hover[i] for i in here],
             hoverinfo="text",
         )
     _ring(figure, shown["phecode"].isin(list(marked)).to_numpy(), x, drawn)
@@ -266,32 +268,33 @@ def _labels(
     least = max(LABEL_OF_THRESHOLD * levels[1], LABEL_OF_BEST * np.nanmax(exact))
     order = [i for i in np.argsort(-exact, kind="stable") if exact[i] >= least]
     width, height = SIZE[0] - 90.0, SIZE[1] - 190.0
-    taken: list[tuple[float, float, float, float]] = []
+    # What no name may cover: the lines, their own names, and the marks.
+    boxes = []
     for level in levels:
-        line = _pixels(0.0, level, right=right, top=top, width=width, height=height)[1]
-        taken.append((0.0, line - 1, width, line + 1))
-        taken.append((width - 260, line - 18, width, line))
-    for i in range(len(x)):  # the marks themselves, so that no name covers one
-        at = _pixels(x[i], y[i], right=right, top=top, width=width, height=height)
-        if y[i] > 0.3 * top:
-            taken.append((at[0] - 5, at[1] - 5, at[0] + 5, at[1] + 5))
+        line = (1 - level / top) * height
+        boxes += [(0.0, line - 1, width, line + 1), (width - 260, line - 18, width, line)]
+    at_x, at_y = (x + 0.5) / (right + 1.0) * width, (1 - y / top) * height
+    near = y > 0.3 * top
+    marks = np.column_stack([at_x - 5, at_y - 5, at_x + 5, at_y + 5])[near]
+    taken = np.vstack([np.array(boxes), marks])
     placed = []
     for i in order[:MAX_LABELS]:
         row = shown.iloc[i]
         text = _short(str(row["phecode_string"]), 34)
         if exact[i] > top:
             text += f" ({exact[i]:.0f})"
-        at = _pixels(x[i], y[i], right=right, top=top, width=width, height=height)
         length = 6.4 * len(text) + 6
         for dx, dy, anchor in _PLACES:
-            left = at[0] + dx - {"left": 0.0, "center": 0.5, "right": 1.0}[anchor] * length
-            box = (left, at[1] + dy - 8, left + length, at[1] + dy + 8)
+            left = (
+                at_x[i] + dx - {"left": 0.0, "center": 0.5, "right": 1.0}[anchor] * length
+            )
+            box = np.array([left, at_y[i] + dy - 8, left + length, at_y[i] + dy + 8])
             is_inside = box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= height
-            if is_inside and not any(_overlap(box, other) for other in taken):
+            if is_inside and not _overlaps(box, taken).any():
                 break
         else:
             continue
-        taken.append(box)
+        taken = np.vstack([taken, box])
         placed.append(
             {
                 "x": x[i], "y": y[i], "ax": dx, "ay": dy, "text": escape(text),
@@ -311,18 +314,15 @@ _PLACES: tuple[tuple[float, float, str], ...] = tuple(
 )
 
 
-def _pixels(
-    x: float, y: float, *, right: float, top: float, width: float, height: float
-) -> tuple[float, float]:
-    return (x + 0.5) / (right + 1.0) * width, (1 - y / top) * height
+def _overlaps(
+    box: Float[np.ndarray, " edge"], others: Float[np.ndarray, "other edge"]
+) -> Bool[np.ndarray, " other"]:
+    """Which boxes (left, top, right, bottom) share an area with this one."""
+    low, high = others[:, :2], others[:, 2:]
+    return ((box[:2] < high) & (low < box[2:])).all(axis=1)
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    across = one[0] < other[2] and other[0] < one[2]
-    return bool(across and one[1] < other[3] and other[1] < one[3])
-
-
-def _hover(row: pd.Series) -> str:
+def _hover(row: Mapping[Any, Any]) -> str:
     lines = [
         f"<b>{escape(str(row['phecode']))} {escape(str(row['phecode_string']))}</b>",
         escape(str(row["phecode_category"])),
@@ -384,7 +384,7 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
                  "arrayminus": np.nan_to_num(at - from_), "color": BLUE, "thickness": 1.6,
                  "width": 4},
         customdata=shown["phecode"].to_numpy(),
-        hovertext=[_hover(row) for _, row in shown.iterrows()], hoverinfo="text",
+        hovertext=[_hover(row) for row in shown.to_dict("records")], hoverinfo="text",
     )  # fmt: skip
     for is_beyond, x, symbol in (
         (low < lowest, lowest, "triangle-left"),
@@ -417,10 +417,7 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
     )  # fmt: skip
     figure.update_yaxes(
         tickvals=y,
-        ticktext=[
-            escape(_short(f"{row['phecode']} {row['phecode_string']}", 44))
-            for _, row in shown.iterrows()
-        ],
+        ticktext=_phecode_labels(shown),
         range=[-0.7, len(shown) + 0.4],
         showgrid=False,
         zeroline=False,
@@ -538,10 +535,194 @@ def draw_groups(
 
 def _value(table: pd.DataFrame, group: str) -> str:
     value = float(table.loc[group, "median"])  # pyright: ignore[reportArgumentType]
-    return "unknown" if np.isnan(value) else f"{value:.2f}"
+    return _number(value)
+
+
+# Prototypes against classes
+
+
+def draw_comparison(
+    rows: pd.DataFrame,
+    *,
+    first: str,
+    second: str,
+    names: tuple[str, str],
+    title: str,
+) -> Drawing:
+    """Two AUCs a phecode with their intervals, the larger difference on top.
+
+    Parameters
+    ----------
+    rows
+        `phecode`, `phecode_string`, `cases`, `controls`, `difference`, `q_bh`, and
+        ``<first>_auc``, ``<second>_auc`` with their ``_conf_int_1`` and ``_conf_int_2``.
+    first, second
+        Beginnings of the names of these columns.
+    names
+        What the two are called.
+    title
+        What is compared, for the words.
+    """
+    import plotly.graph_objects as go
+
+    shown = rows.dropna(subset=["difference"])
+    shown = shown.iloc[np.argsort(-shown["difference"].abs(), kind="stable")]
+    shown = shown.head(MAX_FOREST).sort_values("difference", ascending=False)
+    figure = go.Figure()
+    y = np.arange(len(shown))[::-1].astype(float)
+    for k, (key, name) in enumerate(zip((first, second), names, strict=True)):
+        auc = shown[f"{key}_auc"].to_numpy(float)
+        low = shown[f"{key}_auc_conf_int_1"].to_numpy(float)
+        high = shown[f"{key}_auc_conf_int_2"].to_numpy(float)
+        colour, symbol = ((BLUE, "circle"), (PALETTE[1], "square-open"))[k]
+        figure.add_scatter(
+            x=auc, y=y + (0.16, -0.16)[k], mode="markers", name=name,
+            marker={"symbol": symbol, "size": 9, "color": colour, "line": {"width": 2}},
+            error_x={"type": "data", "array": np.nan_to_num(high - auc),
+                     "arrayminus": np.nan_to_num(auc - low), "color": colour,
+                     "thickness": 1.3, "width": 3},
+            customdata=shown["phecode"].to_numpy(),
+            hovertext=[f"{escape(name)}: AUC {format_auc(*values)}"
+                       for values in zip(auc, low, high, strict=True)],
+            hoverinfo="text",
+        )  # fmt: skip
+    figure.add_shape(
+        type="line", x0=0.5, x1=0.5, y0=-0.7, y1=len(shown) - 0.3,
+        line={"color": PALETTE[-1], "width": 1.5, "dash": "dot"}, layer="below",
+    )  # fmt: skip
+    _write(figure, 0.7, len(shown) - 0.05, "<b>difference</b>")
+    _write(figure, 0.85, len(shown) - 0.05, "<b>cases / controls</b>")
+    for at, (_, row) in zip(y, shown.iterrows(), strict=True):
+        mark = " ●" if row["q_bh"] <= LEVEL else ""
+        difference = f"{row['difference']:+.2f}".replace("-", "−")
+        _write(figure, 0.7, float(at), difference + mark)
+        counts = f"{int(row['cases']):,} / {int(row['controls']):,}"
+        _write(figure, 0.85, float(at), counts)
+    figure.update_xaxes(
+        title="AUC, 95 % interval", domain=[0, 0.68], zeroline=False, title_standoff=8
+    )
+    figure.update_yaxes(
+        tickvals=y, ticktext=_phecode_labels(shown), range=[-0.7, len(shown) + 0.4],
+        showgrid=False, zeroline=False,
+    )  # fmt: skip
+    _frame(
+        figure,
+        height=150 + 30 * len(shown),
+        notes=["● false discovery rate below 5 % for the difference"],
+    )
+    figure.update_layout(
+        margin={"t": 40},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+    )
+    clear = rows["q_bh"] <= LEVEL
+    alt = (
+        f"{title}: {len(rows):,} phecodes, {names[0]} against {names[1]}. "
+        f"{names[0]} clearly better in {int((clear & (rows['difference'] > 0)).sum()):,}, "
+        f"worse in {int((clear & (rows['difference'] < 0)).sum()):,}."
+    )
+    return Drawing(figure, alt, rows)
+
+
+def draw_distances(rows: pd.DataFrame) -> Drawing:
+    """How far apart the prototypes of each class are, mixed classes beside uniform ones.
+
+    Parameters
+    ----------
+    rows
+        A row a class: `label`, `n_prototypes`, `distance`, `n_phecodes`, `n_mixed`,
+        `is_mixed`; see `evidence.comparisons.IntraClassDistance`.
+    """
+    import plotly.graph_objects as go
+
+    shown = rows.dropna(subset=["distance"])
+    figure = go.Figure()
+    medians = {}
+    for is_mixed, name, colour, symbol in (
+        (True, "mixed", PALETTE[1], "circle"),
+        (False, "uniform", BLUE, "square-open"),
+    ):
+        group = shown[shown["is_mixed"].astype(bool) == is_mixed].sort_values("distance")
+        medians[name] = (len(group), group["distance"].median() if len(group) else np.nan)
+        label = f"{name}<br>{len(group)} classes"
+        figure.add_box(
+            x=group["distance"], y=[label] * len(group), orientation="h", name=name,
+            boxpoints="all", jitter=0.6, pointpos=0, fillcolor="rgba(0,0,0,0)",
+            line={"color": colour}, marker={"symbol": symbol, "size": 8, "color": colour},
+            text=[
+                f"{escape(str(row['label']))}: {int(row['n_prototypes'])} prototypes, "
+                f"mixed in {int(row['n_mixed'])} of {int(row['n_phecodes'])} phecodes"
+                for _, row in group.iterrows()
+            ],
+            hoverinfo="text+x", showlegend=False,
+        )  # fmt: skip
+    figure.update_xaxes(
+        title="mean cosine distance between the prototypes of a class",
+        zeroline=False, title_standoff=8,
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed")
+    _frame(figure, height=330, notes=["a point is a class; box: middle half and median"])
+    words = ", ".join(
+        f"{n} {name} classes with a median of {_number(median)}"
+        for name, (n, median) in medians.items()
+    )
+    return Drawing(figure, f"Distance between the prototypes of a class: {words}.", rows)
+
+
+def draw_specificity(rows: pd.DataFrame) -> Drawing:
+    """In how many phecode categories the exposures of each kind are significant.
+
+    Parameters
+    ----------
+    rows
+        A row an exposure: `exposure_kind`, `n_categories`.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    counts = (
+        rows.groupby("exposure_kind")["n_categories"].value_counts().unstack(fill_value=0)
+    )
+    kinds = [kind for kind in KIND_WORDS if kind in counts.index]
+    for k, kind in enumerate(kinds):
+        row = counts.loc[kind]
+        total = int(row.sum())
+        figure.add_bar(
+            x=[int(n) for n in counts.columns], y=100 * row.to_numpy() / total,
+            name=f"{KIND_WORDS[kind]} (n = {total:,})",
+            marker={"color": PALETTE[k], "pattern": {"shape": ("", "/", ".", "x")[k]}},
+            hovertext=[f"{n:,} of {total:,}" for n in row], hoverinfo="text",
+        )  # fmt: skip
+    figure.update_xaxes(
+        title="phecode categories in which an exposure is significant", dtick=1,
+        title_standoff=8,
+    )  # fmt: skip
+    figure.update_yaxes(title="share of the exposures, %")
+    _frame(figure, height=360)
+    figure.update_layout(
+        margin={"t": 40},
+        barmode="group",
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+    )
+    some = rows["n_categories"].gt(0).groupby(rows["exposure_kind"]).mean()
+    parts = [
+        f"{KIND_WORDS[kind]}: {100 * some[kind]:.0f} % significant in at least one category"
+        for kind in kinds
+    ]
+    return Drawing(figure, f"Specificity by kind of exposure. {'; '.join(parts)}.", rows)
 
 
 # Parts
+
+
+def _phecode_labels(rows: pd.DataFrame) -> list[str]:
+    return [
+        escape(_short(f"{row['phecode']} {row['phecode_string']}", 44))
+        for _, row in rows.iterrows()
+    ]
+
+
+def _number(value: float) -> str:
+    return "unknown" if np.isnan(value) else f"{value:.2f}"
 
 
 def _frame(figure: "go.Figure", *, height: int, notes: Sequence[str] = ()) -> None:

@@ -194,6 +194,16 @@ def top_rows(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     return best.head(n).reset_index(drop=True)
 
 
+def with_names(rows: pd.DataFrame, result: AssociationResult) -> pd.DataFrame:
+    """Rows of a comparison, each with the name of its phecode beside the code."""
+    named = result.table.select(["phecode", "phecode_string"]).to_pandas()
+    named = named.drop_duplicates("phecode").set_index("phecode")["phecode_string"]
+    names = named.reindex(rows["phecode"]).astype(object).fillna("").to_numpy()
+    table = rows.reset_index(drop=True)
+    table.insert(1, "phecode_string", names)
+    return table
+
+
 def not_tested_table(rows: pd.DataFrame) -> pd.DataFrame:
     """How many rows were not tested, by code and reason: nothing is dropped silently."""
     lacking = rows[rows["status"] != "tested"]

@@ -34,10 +34,13 @@ class Worklist:
         recording was not assessed).
     labels
         In the order of the model.
+    model
+        That scored the recordings.
     """
 
     table: pd.DataFrame
     labels: tuple[str, ...]
+    model: str = ""
 
     def __len__(self) -> int:
         """Number of recordings."""
@@ -91,7 +94,7 @@ def read_worklist(scores: Path, tables: CohortTables | None = None) -> Worklist:
     parts = sorted(scores.glob("part-*.parquet"))
     if not parts:
         raise BadInput("E_MISSING", "The cohort has no scores: run phenokit score first.")
-    needed = ["record_id", "path", "patient_id", "outcome", "code", "message"]
+    needed = ["record_id", "path", "patient_id", "outcome", "code", "message", "model"]
     read = []
     try:
         for part in parts:
@@ -108,7 +111,10 @@ def read_worklist(scores: Path, tables: CohortTables | None = None) -> Worklist:
     labels = tuple(
         name.removeprefix(PROBABILITY) for name in table if name.startswith(PROBABILITY)
     )
-    return Worklist(_with_patients(table, tables), labels)
+    model = table.pop("model")
+    return Worklist(
+        _with_patients(table, tables), labels, str(model.iat[0]) if len(model) else ""
+    )
 
 
 def select(

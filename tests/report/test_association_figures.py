@@ -3,6 +3,7 @@ from html import unescape
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from phenokit.report.association_figures import (
@@ -11,9 +12,12 @@ from phenokit.report.association_figures import (
     MAX_FOREST,
     PALETTE,
     RED,
+    draw_comparison,
+    draw_distances,
     draw_forest,
     draw_groups,
     draw_manhattan,
+    draw_specificity,
 )
 from phenokit.report.associations import rows_tested, top_rows
 from phenokit.report.ecg_paper import BANNER
@@ -210,3 +214,58 @@ def test_colours_keep_three_to_one_on_light_and_dark(colour: str, background: st
 
     low, high = sorted([luminance(colour), luminance(background)])
     assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def comparison(n: int = 3):
+    columns: dict = {
+        "phecode": [f"{400 + k}" for k in range(n)], "phecode_string": "<b>Condition</b>",
+        "cases": 60, "controls": 900, "difference": np.linspace(-0.1, 0.2, n),
+        "q_bh": np.linspace(0.04, 0.01, n),
+    }  # fmt: skip
+    for key, auc in (("prototype", 0.8), ("other", 0.7)):
+        columns |= {f"{key}_auc": auc, f"{key}_auc_conf_int_1": auc - 0.05,
+                    f"{key}_auc_conf_int_2": auc + 0.05}  # fmt: skip
+    return pd.DataFrame(columns)
+
+
+def draw_pairs(rows):
+    names = ("best prototype", "best class")
+    return draw_comparison(
+        rows, first="prototype", second="other", names=names, title="Best"
+    )
+
+
+def test_a_comparison_draws_both_aucs_with_their_intervals():
+    drawing = draw_pairs(comparison())
+    one, other = drawing.figure.data
+    assert np.allclose(one.x, 0.8)
+    assert np.allclose(other.error_x.array, 0.05)
+    assert "+0.20 ●" in texts(drawing.figure)
+    assert "clearly better in 2, worse in 1" in drawing.alt
+    assert "<b>Cond" not in drawing.figure.to_json()
+
+
+def test_only_the_largest_differences_are_drawn_and_the_table_has_all():
+    drawing = draw_pairs(comparison(50))
+    assert len(drawing.figure.data[0].x) == MAX_FOREST
+    assert len(drawing.table) == 50
+
+
+def test_distances_stand_by_group_and_a_class_of_one_prototype_is_left_out():
+    rows = pd.DataFrame(
+        {"label": list("ABCD"), "n_prototypes": [3, 3, 3, 1], "n_phecodes": 9, "n_mixed": 1,
+         "distance": [0.5, 0.7, 0.1, np.nan], "is_mixed": [True, True, False, False]}
+    )  # fmt: skip
+    drawing = draw_distances(rows)
+    assert [list(box.x) for box in drawing.figure.data] == [[0.5, 0.7], [0.1]]
+    assert "2 mixed classes with a median of 0.60, 1 uniform classes" in drawing.alt
+
+
+def test_specificity_is_a_share_of_each_kind():
+    rows = pd.DataFrame(
+        {"exposure_kind": ["prototype"] * 4 + ["class"] * 2,
+         "n_categories": [0, 0, 1, 3, 3, 3]}
+    )  # fmt: skip
+    prototype, label = draw_specificity(rows).figure.data
+    assert dict(zip(prototype.x, prototype.y, strict=True)) == {0: 50, 1: 25, 3: 25}
+    assert dict(zip(label.x, label.y, strict=True)) == {0: 0, 1: 0, 3: 100}
