@@ -695,9 +695,9 @@ def _link_recordings(
     if not left.column("is_listed").all():
         rule = "Recordings that the recordings table lists"
         left.keep(left.column("is_listed").astype(bool), rule, n_patients=n_patients)
-    people = tables.patients["person_id"].tolist()
+    people = set(tables.patients["person_id"])
     left.keep(
-        np.isin(left.column("person_id"), np.array(people, dtype=object)),
+        np.array([person in people for person in left.column("person_id")], dtype=bool),
         "Recordings of people in the patients table",
         n_patients=n_patients,
     )
