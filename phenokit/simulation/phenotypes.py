@@ -150,45 +150,45 @@ PHENOTYPES: tuple[Phenotype, ...] = (
         drivers={"hypocalcaemia": 3.4}, part_of="STTC EL",
     ),
     _disease(
-        "458.9", "Hypotension", "458.9", "I95.9 I95.89", 0.03, age=0.1,
-        drivers={"acute_inferior_mi": 3.0}, part_of="MI IMI",
+        "458.9", "Hypotension", "458.9", "I95.9 I95.89", 0.010, age=0.1,
+        drivers={"acute_inferior_mi": 4.8}, part_of="MI IMI",
     ),
     _disease(
-        "420.21", "Acute pericarditis", "420.90 420.91 420.99", "I30.0 I30.1 I30.9", 0.012,
-        age=-0.1, male=0.3, drivers={"acute_lateral_mi": 3.4}, part_of="MI LMI",
+        "420.21", "Acute pericarditis", "420.90 420.91 420.99", "I30.0 I30.1 I30.9", 0.004,
+        age=-0.1, male=0.3, drivers={"acute_lateral_mi": 5.5}, part_of="MI LMI",
     ),
     _disease(
-        "427.12", "Ventricular tachycardia", "427.1", "I47.0 I47.2", 0.025, male=0.3,
-        drivers={"old_anterior_mi": 2.8}, part_of="MI AMI",
+        "427.12", "Ventricular tachycardia", "427.1", "I47.0 I47.2", 0.008, male=0.3,
+        drivers={"old_anterior_mi": 4.6}, part_of="MI AMI",
     ),
     _disease(
-        "411.41", "Aneurysm of the heart", "414.10", "I25.3", 0.008, male=0.3,
-        drivers={"aneurysm": 4.0}, part_of="MI STTC AMI",
+        "411.41", "Aneurysm of the heart", "414.10", "I25.3", 0.003, male=0.3,
+        drivers={"aneurysm": 6.0}, part_of="MI STTC AMI",
     ),
     _disease(
         "428.3", "Heart failure with reduced ejection fraction", "428.20 428.22 428.23",
-        "I50.20 I50.22 I50.23 I50.42", 0.05, age=0.25, male=0.2,
-        drivers={"left_bundle_branch_block": 2.6}, part_of="CD",
+        "I50.20 I50.22 I50.23 I50.42", 0.010, age=0.25, male=0.2,
+        drivers={"left_bundle_branch_block": 4.6}, part_of="CD",
     ),
     _disease(
-        "426.24", "Complete atrioventricular block", "426.0", "I44.2", 0.006, age=0.2,
-        drivers={"third_degree_block": 4.5}, part_of="CD",
+        "426.24", "Complete atrioventricular block", "426.0", "I44.2", 0.003, age=0.2,
+        drivers={"third_degree_block": 6.0}, part_of="CD",
     ),
     _disease(
         "415.2", "Chronic pulmonary heart disease", "416.8 416.9", "I27.2 I27.81 I27.9",
-        0.02, age=0.1, drivers={"right_ventricular_hypertrophy": 3.0}, part_of="HYP",
+        0.006, age=0.1, drivers={"right_ventricular_hypertrophy": 5.2}, part_of="HYP",
     ),
     _disease(
-        "425.11", "Hypertrophic obstructive cardiomyopathy", "425.11", "I42.1", 0.006,
-        drivers={"septal_hypertrophy": 4.0}, part_of="HYP",
+        "425.11", "Hypertrophic obstructive cardiomyopathy", "425.11", "I42.1", 0.003,
+        drivers={"septal_hypertrophy": 5.8}, part_of="HYP",
     ),
     _disease(
-        "394.2", "Mitral valve disease", "394.0 394.1 394.9", "I05.0 I05.1 I05.9", 0.02,
-        age=0.1, male=-0.3, drivers={"left_atrial_enlargement": 2.8}, part_of="HYP",
+        "394.2", "Mitral valve disease", "394.0 394.1 394.9", "I05.0 I05.1 I05.9", 0.008,
+        age=0.1, male=-0.3, drivers={"left_atrial_enlargement": 5.0}, part_of="HYP",
     ),
     _disease(
-        "411.3", "Angina pectoris", "413.9 413.0", "I20.8 I20.9", 0.04, age=0.1, male=0.2,
-        drivers={"ischaemia_lateral": 2.8}, part_of="STTC",
+        "411.3", "Angina pectoris", "413.9 413.0", "I20.8 I20.9", 0.010, age=0.1, male=0.2,
+        drivers={"ischaemia_lateral": 4.8}, part_of="STTC",
     ),
     # ---- driven by all of a class: the class prediction is as good ----
     _disease(
@@ -197,8 +197,8 @@ PHENOTYPES: tuple[Phenotype, ...] = (
         drivers={**dict.fromkeys(INFARCTS, 3.0), "aneurysm": 3.0},
     ),
     _disease(
-        "427.21", "Atrial fibrillation", "427.31", "I48.0 I48.2 I48.91", 0.04, age=0.3,
-        male=0.2, drivers={"atrial_fibrillation": 4.0},
+        "427.21", "Atrial fibrillation", "427.31", "I48.0 I48.2 I48.91", 0.03, age=0.3,
+        male=0.2, drivers={"atrial_fibrillation": 4.3},
     ),
     _disease(
         "426.31", "Right bundle branch block", "426.4", "I45.10 I45.19", 0.006, age=0.2,
@@ -211,11 +211,11 @@ PHENOTYPES: tuple[Phenotype, ...] = (
     # ---- begin after the ECG ----
     _disease(
         "428.1", "Congestive heart failure", "428.0", "I50.9", 0.08, age=0.3,
-        hazards={"left_bundle_branch_block": 1.3, "left_ventricular_hypertrophy": 0.9},
+        hazards={"left_bundle_branch_block": 1.6, "left_ventricular_hypertrophy": 0.9},
     ),
     _disease(
         "433.21", "Cerebral artery occlusion with infarction", "434.11 434.91",
-        "I63.30 I63.9", 0.05, age=0.3, hazards={"atrial_fibrillation": 1.3},
+        "I63.30 I63.9", 0.05, age=0.3, hazards={"atrial_fibrillation": 1.5},
     ),
     _disease(
         "427.42", "Cardiac arrest", "427.5", "I46.2 I46.9", 0.02, age=0.1,

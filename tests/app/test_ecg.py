@@ -182,3 +182,18 @@ def _texts(node: object) -> list[str]:
     if isinstance(node, list):
         return [text for part in node for text in _texts(part)]
     return []
+
+
+def test_the_recordings_of_a_cohort_are_not_in_the_list(
+    app: AppTest, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("alone", "cohort/recordings/p0000/patient"):
+        for end in (".hea", ".dat"):
+            data = (demo_folder / f"{CLEAN}{end}").read_bytes()
+            target = tmp_path / f"{name}{end}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+    (tmp_path / "cohort" / "cohort.toml").write_text('name = "A cohort"\n')
+    monkeypatch.setenv("PHENOKIT_DEMO", str(tmp_path))
+    app.run()
+    assert app.selectbox(key="record-Demo").options == ["alone"]
