@@ -176,7 +176,7 @@ PHENOTYPES: tuple[Phenotype, ...] = (
     ),
     _disease(
         "415.2", "Chronic pulmonary heart disease", "416.8 416.9", "I27.2 I27.81 I27.9",
-        0.006, age=0.1, drivers={"right_ventricular_hypertrophy": 5.2}, part_of="HYP",
+        0.004, age=0.1, drivers={"right_ventricular_hypertrophy": 5.6}, part_of="HYP",
     ),
     _disease(
         "425.11", "Hypertrophic obstructive cardiomyopathy", "425.11", "I42.1", 0.003,
@@ -187,8 +187,8 @@ PHENOTYPES: tuple[Phenotype, ...] = (
         age=0.1, male=-0.3, drivers={"left_atrial_enlargement": 5.0}, part_of="HYP",
     ),
     _disease(
-        "411.3", "Angina pectoris", "413.9 413.0", "I20.8 I20.9", 0.010, age=0.1, male=0.2,
-        drivers={"ischaemia_lateral": 4.8}, part_of="STTC",
+        "411.3", "Angina pectoris", "413.9 413.0", "I20.8 I20.9", 0.006, age=0.1, male=0.2,
+        drivers={"ischaemia_lateral": 5.4}, part_of="STTC",
     ),
     # ---- driven by all of a class: the class prediction is as good ----
     _disease(
