@@ -5,11 +5,19 @@ read-only folder of the server. A cohort is chosen from a list, never by a typed
 """
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import streamlit as st
 
+from pages import _recordings, _widgets
+from phenokit.batch.associate import drop_incomplete
+from phenokit.batch.exposures import cohort_exposures, score_exposures
 from phenokit.cohort import Cohort
 from phenokit.errors import BadInput
 from phenokit.readers.cohort_folders import CohortFolder, find_cohorts
@@ -20,6 +28,7 @@ from phenokit.readers.cohorts import (
     read_cohort_tables,
 )
 from phenokit.readers.phecodes import CaseRule, PhecodeMap, read_phecode_map
+from phenokit.readers.scores import Scores, read_scores
 from phenokit.report.worklist import Worklist, read_worklist
 
 SUPPRESS = "PHENOKIT_SUPPRESS"
@@ -94,19 +103,120 @@ def worklist(folder: CohortFolder) -> Worklist:
     return _worklist(folder.path, folder.scores, _stamp(folder.path))
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """The rows of a run, with one exposure."""
+
+    cohort: Cohort
+    values: np.ndarray
+
+
+def pairing(folder: CohortFolder, settings: Mapping[str, Any], exposure: str) -> Pairing:
+    """Who a run analysed, and what an exposure was for each of them.
+
+    Parameters
+    ----------
+    settings
+        Of the run's manifest.
+
+    Raises
+    ------
+    PhenoKitError
+        If the cohort, its scores or their model are not at hand as they were.
+    """
+    said = json.dumps(settings, sort_keys=True)
+    return _pairing(folder, folder.path, said, exposure, _stamp(folder.path))
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _pairing(
+    _folder: CohortFolder, path: Path, settings: str, exposure: str, stamp: str
+) -> Pairing:
+    said = json.loads(settings)
+    cohort = analysed(
+        _folder,
+        said["phecode_version"],
+        CaseRule(**said["cases"]),
+        Linking(**said["linking"]),
+        complete=tuple(said["covariates"]) if said["drop_incomplete"] else (),
+    )
+    if exposure in said["patient_exposures"]:
+        table = cohort_exposures(cohort, [exposure])
+    else:
+        scores = _scores(_folder.scores, stamp)
+        table = score_exposures(
+            cohort,
+            scores,
+            _widgets.bundle_of(scores.model),
+            kinds=[exposure.split()[0]],  # pyright: ignore[reportArgumentType]
+            class_scale=said["class_scale"],
+        )
+    names = table.exposures.names
+    if exposure not in names:
+        raise BadInput("E_COLUMNS", "The exposure is not in this cohort any more.")
+    values = table.exposures.values[:, names.index(exposure)].astype(np.float64)
+    return Pairing(cohort, values)
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _scores(folder: Path, stamp: str) -> Scores:
+    return read_scores(folder)
+
+
+def exposure_names(folder: CohortFolder, kinds: Sequence[str]) -> list[str]:
+    """The exposures of these kinds that the scores of a cohort hold.
+
+    Raises
+    ------
+    PhenoKitError
+        If there are no scores, or their model is not installed.
+    """
+    scored = worklist(folder)
+    own = _widgets.bundle_of(scored.model).prototypes
+    names = {
+        "prototype": [f"prototype {one}" for one in own["prototype_id"]],
+        "class": [f"class {label}" for label in scored.labels],
+        "prototype_class": [
+            f"prototype_class {label} {how}"
+            for how in ("max", "mean")
+            for label in dict.fromkeys(own["label"])
+        ],
+    }
+    return [name for kind in kinds for name in names[kind]]
+
+
+def entry_of(folder: CohortFolder, record_id: str) -> _recordings.Entry | None:
+    """The recording with this id, if its file is at hand."""
+    table = worklist(folder).table
+    found = table.loc[table["record_id"] == record_id, "path"]
+    if found.empty:
+        return None
+    return _recordings.cohort_entry(folder, str(found.iloc[0]), record_id)
+
+
 def analysed(
-    folder: CohortFolder, version: str, cases: CaseRule, linking: Linking
+    folder: CohortFolder,
+    version: str,
+    cases: CaseRule,
+    linking: Linking,
+    complete: tuple[str, ...] = (),
 ) -> Cohort:
     """Who is analysed under these rules, and who has which phecode.
+
+    Parameters
+    ----------
+    complete
+        Columns without which a patient is left out.
 
     Raises
     ------
     BadInput
         As `build_cohort`.
     """
-    return _analysed(
+    cohort = _analysed(
         folder.path, folder.scores, version, cases, linking, _stamp(folder.path)
     )
+    return drop_incomplete(cohort, complete) if complete else cohort
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

@@ -9,6 +9,7 @@ from typing import Any
 from pages._widgets import Node
 from phenokit.errors import CODES, Outcome
 from phenokit.evidence.prototypes import Finding, Match, Prototype
+from phenokit.jobs import Job, JobState
 from phenokit.networks.checkpoint import Bundle
 from phenokit.pipeline import ScoredECG
 from phenokit.preprocessing.quality import Quality
@@ -36,6 +37,21 @@ LONG = 2.5
 
 VERDICT_SIGNS = {"good": ("✓", "good"), "missing": ("✕", "bad"), "flat": ("✕", "bad")}
 """A sign beside the colour; every other verdict is a caution."""
+
+JOB_SIGNS = {
+    JobState.RUNNING: ("pending", "…"),
+    JobState.FINISHED: ("good", "✓"),
+    JobState.FAILED: ("bad", "✕"),
+    JobState.CANCELLED: ("caution", "▲"),
+    JobState.STOPPED: ("bad", "✕"),
+}
+JOB_STEPS = {
+    JobState.RUNNING: "",
+    JobState.FINISHED: "",
+    JobState.FAILED: "Mend what the sentence names, then resume; or set up another run.",
+    JobState.CANCELLED: "Resume it, or set up another run.",
+    JobState.STOPPED: "Its process died without a word. Resume it: parts are kept.",
+}
 
 HOW_TO_GET_SOURCE = (
     "Name your copy of the data set in PHENOKIT_PTBXL, or run “phenokit data prototypes” "
@@ -208,6 +224,24 @@ def short_findings(findings: Sequence[tuple[str, float, bool]]) -> Node:
     return ["table", {},
         ["thead", {}, ["tr", {}, *(["th", {"scope": "col"}, head] for head in heads)]],
         ["tbody", {}, *rows]]  # fmt: skip
+
+
+def notes(sentences: Sequence[str]) -> Node:
+    """Sentences of a report, one below the other."""
+    return ["ul", {"class": "notes"}, *(["li", {}, one] for one in sentences)]
+
+
+def job_state(job: Job) -> Node:
+    """What a job is doing, or why it ended and what to do."""
+    tone, sign = JOB_SIGNS[job.state]
+    step = JOB_STEPS[job.state]
+    lines: list[Node] = [["p", {}, job.message]] if job.message else []
+    if step:
+        lines.append(["p", {}, ["strong", {}, "Next step: "], step])
+    return [
+        "div", {"class": f"verdict {tone}", "role": "status"},
+        ["strong", {}, f"{sign} {job.state.capitalize()}"], *lines,
+    ]  # fmt: skip
 
 
 def strip(tracing: Tracing, caption: str) -> Node:

@@ -60,6 +60,17 @@ def bundle() -> Bundle:
     return _bundle(model_name())
 
 
+def bundle_of(name: str) -> Bundle:
+    """An installed bundle, checked.
+
+    Raises
+    ------
+    BundleError
+        If it is not installed, or does not match its hashes.
+    """
+    return _bundle(name)
+
+
 def thresholds(name: str) -> dict[str, float]:
     """The threshold of every label of a model; empty if it is not installed."""
     if name not in model_names():

@@ -74,7 +74,8 @@ def show_worklist(key: str, cohort: CohortFolder, worklist: Worklist) -> None:
         "oldest": "time, oldest first",
     }[sort]
     st.text(
-        f"{count(len(rows), 'recording')}, sorted by {words}, over all {len(rows):,}. "
+        f"{count(len(rows), 'recording')}, sorted by {words}, "
+        f"over all {len(rows):,}. "
         f"{sum(worklist.table['record_id'].iloc[rows].isin(reviewed)):,} of them reviewed."
     )
     with st.expander(f"Filters: {steps[0].n_recordings:,} → {len(rows):,} recordings"):
@@ -177,7 +178,7 @@ def shown_rows(
     return pd.DataFrame(
         {
             "Seen": ["✓" if one in reviewed else "" for one in table["record_id"]],
-            f"P({label})": [format_probability(one) for one in table[PROBABILITY + label]],
+            "Probability": [format_probability(one) for one in table[PROBABILITY + label]],
             "Recording": table["record_id"].to_numpy(),
             "Time": table["time"].to_numpy(),
             "Age": table["age"].to_numpy(),
@@ -203,7 +204,7 @@ def show_recording(
         if entry is not None:
             st.page_link(
                 "pages/ecg.py",
-                label="Open on the ECG page",
+                label="Open on the ECG page →",
                 query_params={"record": entry.record},
             )
         seen = record_id in reviewed
@@ -262,9 +263,8 @@ def show_attrition(cohort: CohortFolder) -> None:
             )
             return
     show_steps(analysed.attrition, key="attrition")
-    for note in analysed.notes:
-        st.text(note)
-    st.page_link("pages/associations.py", label="Test associations in this cohort")
+    _widgets.show([_panels.notes(analysed.notes)], key="notes")
+    st.page_link("pages/associations.py", label="Test associations in this cohort →")
 
 
 def show_steps(steps: Sequence[AttritionStep], *, key: str) -> None:
