@@ -336,11 +336,13 @@ def _forward(
     """
     import torch
 
+    from phenokit.networks.prototype import full_precision
+
     for first in range(0, len(signals), BATCH):
         block = signals[first : first + BATCH]
         batch = np.zeros((BATCH, *block[0].shape), dtype=np.float32)
         batch[: len(block)] = block
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(model.device):
             output = model.network(torch.from_numpy(batch).to(model.device))
         similarity = output.similarity.cpu().numpy()
         window, features = output.window.cpu().numpy(), output.features.cpu().numpy()

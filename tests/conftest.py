@@ -158,6 +158,16 @@ def tiny_model(tiny_bundle):
     return load_model(tiny_bundle, device="cpu")
 
 
+@pytest.fixture(scope="session")
+def cuda() -> str:
+    """The name of a device that is there."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    return "cuda"
+
+
 @pytest.fixture
 def write_toy_bundle():
     """`write_toy_bundle(parent, name, seed=)`: a valid bundle without a real network."""

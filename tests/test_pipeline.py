@@ -56,6 +56,19 @@ def test_scoring_is_the_same_in_any_company_and_order(recordings, scored, tiny_m
             np.testing.assert_array_equal(one.window, other.window)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["ecg-demo", "ecg-ptbxl"])
+def test_cuda_agrees_with_the_cpu_and_with_itself_in_any_company(recordings, name, cuda):
+    cpu, other = (load_model(name, device=device) for device in ("cpu", cuda))
+    expected = score_ecg(recordings, cpu, open_abstained=True)
+    scored = score_ecg(recordings, other, open_abstained=True)
+    alone = [score_ecg([r], other, open_abstained=True)[0] for r in recordings[::-1]]
+    for ours, theirs, lonely in zip(scored, expected, alone[::-1], strict=True):
+        np.testing.assert_allclose(ours.probability, theirs.probability, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(ours.logit, lonely.logit)
+        np.testing.assert_array_equal(ours.similarity, lonely.similarity)
+
+
 def test_a_bad_neighbour_changes_no_bit(recordings, scored, tiny_model):
     company = [recordings[0], flat_v4(recordings[1]), *recordings[2:]]
     mixed = score_ecg(company, tiny_model)

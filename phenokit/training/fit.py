@@ -26,7 +26,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from phenokit.networks.prototype import PrototypeConfig, PrototypeNetwork, pool_windows
+from phenokit.networks.prototype import (
+    PrototypeConfig,
+    PrototypeNetwork,
+    full_precision,
+    pool_windows,
+)
 from phenokit.statements import Branch, superclasses_of
 from phenokit.training.augment import augment
 from phenokit.training.dataset import TrainingSet, blocks
@@ -68,7 +73,7 @@ def fit(
         Holds a checkpoint after every epoch.
     device
         ``"cpu"`` or ``"cuda"``; on CUDA in autocast, with smaller steps when memory is
-        short (not run on a GPU yet).
+        short. On an H100 a run that was killed and resumed ended in the same bits, too.
     resume
         Go on from the checkpoint of the same configuration and data.
 
@@ -125,10 +130,11 @@ def score_rows(
 ) -> tuple[Float[np.ndarray, "row prototype"], Float[np.ndarray, "row label"]]:
     """Similarities and logits of some rows of the archive."""
     network = network.to(device).eval()
-    parts = [
-        network(torch.from_numpy(data.archive.block(block)).to(device))
-        for block in blocks(rows, batch_size)
-    ]
+    with full_precision(device):
+        parts = [
+            network(torch.from_numpy(data.archive.block(block)).to(device))
+            for block in blocks(rows, batch_size)
+        ]
     return (
         torch.cat([p.similarity for p in parts]).double().cpu().numpy(),
         torch.cat([p.logit for p in parts]).double().cpu().numpy(),
@@ -162,15 +168,16 @@ def project(
             )
             for rows in blocks(data.train, batch_size)
         )
-        found = find_sources(
-            latent,
-            network.prototypes[name],
-            branch.n_prototypes,
-            record_ids=data.record_ids,
-            patient_ids=data.patient_ids,
-            unique=unique,
-            reference=network.config.similarity == "reference",
-        )
+        with full_precision(device):
+            found = find_sources(
+                latent,
+                network.prototypes[name],
+                branch.n_prototypes,
+                record_ids=data.record_ids,
+                patient_ids=data.patient_ids,
+                unique=unique,
+                reference=network.config.similarity == "reference",
+            )
         network.prototypes[name].copy_(found.vectors)
         sources[name] = found
     return sources
@@ -284,7 +291,9 @@ def _augmented_similarities(
                 settings_without_mixing,
                 generator=draw.augmentation,
             )
-            similarity.append(network(signal.to(device)).similarity.double().cpu())
+            with full_precision(device):
+                output = network(signal.to(device))
+            similarity.append(output.similarity.double().cpu())
     return torch.cat(similarity).numpy(), np.tile(
         data.labels[data.train], (settings.head_views, 1)
     )
@@ -309,8 +318,9 @@ class _Stages:
                 )
                 for name, branch in config.branches.items()
             }
-        ).to(device)
+        )
         initialise(self.feature_heads, settings.seed + 1)
+        self.feature_heads.to(device)
         train_labels = data.labels[data.train]
         self.pos_weight = torch.tensor(
             positive_weights(

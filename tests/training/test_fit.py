@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 
@@ -168,6 +169,20 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(data, trained, tmp_path, st
         assert found.row.tolist() == trained[1][name].row.tolist()
 
 
+@pytest.mark.gpu
+def test_a_run_that_was_killed_ends_in_the_same_bits_on_cuda(data, tmp_path, cuda):
+    def train(folder, **options):
+        folder = tmp_path / folder
+        return fit(config(), data, SETTINGS, run_folder=folder, device=cuda, **options)[0]
+
+    expected = to_arrays(train("whole"))
+    with pytest.raises(PowerCut):
+        train("cut", report=cut_after("features", 1))
+    torch.rand(7, device=cuda)  # whatever else was drawn in between
+    for name, array in to_arrays(train("cut", resume=True)).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(data, tmp_path):
     short = replace(SETTINGS, feature_epochs=1, joint_epochs=0)
     with pytest.raises(PowerCut):
@@ -251,6 +266,35 @@ def test_a_batch_too_large_for_memory_gives_the_step_of_the_whole(fits):
     torch.testing.assert_close([p.grad for p in layer.parameters()], expected)
     assert max(sizes[:1]) == 7
     assert max(sizes[-(7 // fits) :]) <= fits
+
+
+class Scarce(torch.autograd.Function):
+    """The identity; its gradient needs more memory than there is for over four records."""
+
+    @staticmethod
+    def forward(ctx, x, graph):
+        ctx.graph = graph
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        if len(gradients[0]) > 4:
+            raise torch.OutOfMemoryError
+        return gradients[0], None
+
+
+def test_what_did_not_fit_is_let_go_before_the_next_try():
+    layer, signal, labels = linear_problem()
+    kept, still_there = [], []
+
+    def loss(x, y):
+        still_there.append(sum(graph() is not None for graph in kept))
+        graph = type("Graph", (), {})()
+        kept.append(weakref.ref(graph))
+        return (Scarce.apply(layer(x.mean(-1)), graph) - y).square().mean()
+
+    descend(torch.optim.SGD(layer.parameters(), lr=0.1), loss, signal, labels)
+    assert still_there == [0, 0, 0]  # seven records, then four and three
 
 
 def test_memory_for_not_even_one_record_is_an_error():
