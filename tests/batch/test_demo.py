@@ -79,8 +79,8 @@ def test_progress_ends_where_the_recordings_end(demo):
 
 def test_the_number_of_processes_does_not_change_a_byte(demo, tmp_path):
     _, made, _ = demo
-    again = write_demo(tmp_path, n_patients=26, seed=4, workers=2)
-    assert contents(again.cohort) == contents(made.cohort)
+    write_demo(tmp_path, n_patients=26, seed=4, workers=2)
+    assert contents(tmp_path / "cohort") == contents(made.cohort)
 
 
 def test_scores_are_those_of_phenokit_score(demo, tmp_path):
@@ -133,8 +133,8 @@ def test_named_prototypes_have_the_labels_of_the_driver_they_show(demo):
     _, made, _ = demo
     named = pd.read_csv(made.cohort / "truth" / "prototypes.csv", dtype={"phecode": str})
     source = load_bundle("ecg-demo").prototypes.set_index("prototype_id")["labels"]
-    for row in named.itertuples():
-        assert set(labels_of(str(row.driver))) <= set(source[row.prototype_id])
+    for driver, prototype in zip(named["driver"], named["prototype_id"], strict=True):
+        assert set(labels_of(driver)) <= set(source[prototype])
     assert named["phecode"].nunique() > 15
 
 
@@ -158,13 +158,14 @@ def test_the_prototype_that_carries_an_effect_outranks_its_class(tmp_path):
     from phenokit.readers.phecodes import CaseRule, read_phecode_map
 
     folder = write_demo(tmp_path, seed=1).cohort
+    assert folder is not None
     scores = pd.read_parquet(folder / "scores" / "part-00000.parquet")
     cohort = build_cohort(
         read_cohort_tables(folder),
         read_phecode_map("1.2"),
         cases=CaseRule(minimum_codes=2),
         linking=Linking("any_time", unit="first"),
-        scored=scores[["record_id", "patient_id", "outcome"]],
+        scored=pd.DataFrame(scores[["record_id", "patient_id", "outcome"]]),
     )
     scored = scores.set_index("record_id").loc[cohort.patients["record_id"]]
     named = pd.read_csv(folder / "truth" / "prototypes.csv", dtype={"phecode": str})
@@ -174,10 +175,10 @@ def test_the_prototype_that_carries_an_effect_outranks_its_class(tmp_path):
     ).astype(float)
     n_higher_auc = 0
     for phecode, labels in CLAIMED.items():
-        carriers = named.query(f"phecode == '{phecode}'")["prototype_id"].unique()
+        carriers = np.unique(named.query(f"phecode == '{phecode}'")["prototype_id"])
         probability = scored[[f"probability_{label}" for label in labels]].to_numpy()
         logit = np.log(probability / (1 - probability))
-        status = cohort.status.column(cohort.status.phecodes.index(phecode))
+        status = np.asarray(cohort.status.column(cohort.status.phecodes.index(phecode)))
         known, has = status != 2, status == 1
         values = np.column_stack([similarity[:, carriers], logit])[known]
         n = len(carriers)

@@ -1,5 +1,7 @@
 """A simulated cohort as files."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import wfdb
@@ -19,9 +21,10 @@ def test_a_record_in_format_212_is_read_by_wfdb_to_half_a_step(cohort, tmp_path)
     plan = next(plan for plan in cohort.plans if "normal" not in plan.conditions)
     write_recordings([plan], tmp_path)
     simulated = simulate_recording(plan)
-    record = wfdb.rdrecord(str(tmp_path / plan.record_id))
+    record: Any = wfdb.rdrecord(str(tmp_path / plan.record_id))
+    header: Any = wfdb.rdheader(str(tmp_path / plan.record_id))
     assert record.fmt == ["212"] * 12
-    assert record.checksum == wfdb.rdheader(str(tmp_path / plan.record_id)).checksum
+    assert record.checksum == header.checksum
     assert np.abs(record.p_signal.T - simulated.signal).max() <= 0.0025 + 1e-9
 
 
@@ -51,6 +54,7 @@ def test_the_tables_pass_the_strict_reader(cohort, tmp_path):
         path.write_bytes(data)
     tables = read_cohort_tables(tmp_path)
     check_tables(tables)
+    assert tables.recordings is not None
     assert len(tables.patients) == 30
     assert list(tables.recordings["record_id"]) == [p.record_id for p in cohort.plans]
 
