@@ -54,6 +54,38 @@ class UniqueSource(StrEnum):
     PATIENT = "patient"
 
 
+class Rule(StrEnum):
+    """Which diagnoses speak for a recording."""
+
+    SAME_ADMISSION = "same_admission"
+    WINDOW = "window"
+    ANY_TIME = "any_time"
+
+
+class Unit(StrEnum):
+    """Which recordings of a patient are analysed."""
+
+    FIRST = "first"
+    LAST = "last"
+    FIRST_IN_ADMISSION = "first_in_admission"
+    ALL = "all"
+
+
+class Refine(StrEnum):
+    """Which pairs are fitted after the score test."""
+
+    P = "p"
+    ALL = "all"
+    NONE = "none"
+
+
+class ClassScale(StrEnum):
+    """Scale of a class prediction."""
+
+    LOGIT = "logit"
+    PROBABILITY = "probability"
+
+
 ModelOption = Annotated[
     str, typer.Option(help="Installed model, or the folder of a bundle.")
 ]
@@ -185,6 +217,147 @@ def explain(
     else:
         for line in _explanation_lines(explanation):
             typer.echo(line)
+
+
+@app.command()
+def associate(
+    out: OutOption,
+    cohort: Annotated[
+        Path | None, typer.Option(help="Cohort folder, or hosp folder of MIMIC-IV.")
+    ] = None,
+    scores: Annotated[Path | None, typer.Option(help="What phenokit score wrote.")] = None,
+    diagnoses: Annotated[Path | None, typer.Option(help="ICD codes by person.")] = None,
+    patients: Annotated[Path | None, typer.Option(help="Sex, birth or age.")] = None,
+    phecode_counts: Annotated[
+        Path | None, typer.Option(help="person_id, phecode, count instead of ICD codes.")
+    ] = None,
+    admissions: Annotated[Path | None, typer.Option(help="Admissions.")] = None,
+    recordings: Annotated[
+        Path | None, typer.Option(help="Person, time, admission of recordings.")
+    ] = None,
+    follow_up: Annotated[Path | None, typer.Option(help="Last day observed.")] = None,
+    exposures: Annotated[
+        Path | None, typer.Option(help="Numbers by person_id or record_id.")
+    ] = None,
+    patient_exposures: Annotated[
+        str, typer.Option(help="Columns of the patients table to test, such as age.")
+    ] = "",
+    kinds: Annotated[
+        str, typer.Option(help="Of the scores: prototype, class, prototype_class.")
+    ] = "prototype,class,prototype_class",
+    exposure: Annotated[
+        list[str] | None, typer.Option(help="Test this exposure only; may be repeated.")
+    ] = None,
+    class_scale: Annotated[
+        ClassScale, typer.Option(help="Scale of class predictions.")
+    ] = ClassScale.LOGIT,
+    covariates: Annotated[str, typer.Option(help="Columns to adjust for.")] = "age,sex",
+    splines: Annotated[str, typer.Option(help="Of these, as restricted splines.")] = "",
+    drop_incomplete: Annotated[
+        bool, typer.Option(help="Leave out patients without a covariate.")
+    ] = False,
+    phecode_version: Annotated[
+        str | None, typer.Option(help="1.2 or X; or the name of your own map.")
+    ] = None,
+    phecode_info: Annotated[Path | None, typer.Option(help="Your own phecodes.")] = None,
+    phecode_icd: Annotated[Path | None, typer.Option(help="Your own ICD map.")] = None,
+    minimum_codes: Annotated[
+        int | None, typer.Option(min=1, help="Codes that make a case.")
+    ] = None,
+    linking: Annotated[Rule | None, typer.Option(help="Which codes speak.")] = None,
+    days_before: Annotated[int | None, typer.Option(help="Of the window.")] = None,
+    days_after: Annotated[int | None, typer.Option(help="Of the window.")] = None,
+    unit: Annotated[Unit | None, typer.Option(help="Which recordings.")] = None,
+    minimum_cases: Annotated[
+        int | None, typer.Option(min=5, help="Cases, and controls, to be tested.")
+    ] = None,
+    refine: Annotated[
+        Refine, typer.Option(help="Fit pairs with p < 0.05, all, or none.")
+    ] = Refine.P,
+    firth: Annotated[bool, typer.Option(help="Firth's penalty in every fit.")] = False,
+    permutations: Annotated[
+        int, typer.Option(min=0, help="Draws for the family-wise p.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of permutations and splits.")] = 0,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare prototypes with classes.")
+    ] = False,
+    time_to_code: Annotated[
+        int, typer.Option(min=0, help="Hazard ratios of the strongest pairs.")
+    ] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what is in the folder.")
+    ] = False,
+) -> None:
+    """Test prototypes, classes or any numbers for association with phecodes."""
+    from dataclasses import replace
+
+    from phenokit.batch.associate import (
+        AssociationInputs,
+        AssociationOptions,
+        default_options,
+        run_association,
+    )
+
+    options = AssociationOptions()
+    if cohort is not None:
+        options = default_options(cohort, options)
+    chosen = {
+        "rule": linking and linking.value,
+        "days_before": days_before,
+        "days_after": days_after,
+        "unit": unit and unit.value,
+    }
+    options = replace(
+        options,
+        kinds=_listed(kinds),
+        names=tuple(exposure or ()),
+        patient_exposures=_listed(patient_exposures),
+        class_scale=class_scale.value,
+        covariates=_listed(covariates),
+        splines=_listed(splines),
+        drop_incomplete=drop_incomplete,
+        phecode_version=phecode_version or options.phecode_version,
+        cases=replace(
+            options.cases, minimum_codes=minimum_codes or options.cases.minimum_codes
+        ),
+        linking=replace(
+            options.linking, **{k: v for k, v in chosen.items() if v is not None}
+        ),
+        settings=replace(
+            options.settings,
+            minimum_cases=minimum_cases or options.settings.minimum_cases,
+            refine=refine.value,
+            firth=firth,
+            n_permutations=permutations,
+            seed=seed,
+        ),
+        compare=compare,
+        n_time_to_code=time_to_code,
+    )
+    inputs = AssociationInputs(
+        cohort=cohort,
+        scores=scores,
+        exposures=exposures,
+        patients=patients,
+        diagnoses=diagnoses,
+        phecode_counts=phecode_counts,
+        admissions=admissions,
+        recordings=recordings,
+        follow_up=follow_up,
+        phecode_info=phecode_info,
+        phecode_icd=phecode_icd,
+    )
+    with _progress_bars() as show:
+        manifest = run_association(inputs, options, out, restart=restart, progress=show)
+    typer.echo(
+        f"{manifest['n_tests']:,} tests: {manifest['n_exposures']:,} exposures, "
+        f"{manifest['n_phecodes_tested']:,} of {manifest['n_phecodes']:,} phecodes, "
+        f"{manifest['n_patients']:,} patients"
+    )
+    for code, count in manifest["codes"].items():
+        typer.echo(f"{count:>9,}  {code}")
+    typer.echo(f"run {manifest['run_id']} in {out}")
 
 
 @train_app.command("ecg")
@@ -493,6 +666,11 @@ def _progress_bars() -> Any:  # noqa: ANN401 - a context manager of rich
             yield show
 
     return bars()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """What stands between the commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _training_log() -> Any:  # noqa: ANN401 - a context manager of rich

@@ -7,7 +7,7 @@ all of them "control", so `PhecodeStatus` keeps the rows of the cases and of the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -164,3 +164,24 @@ class Cohort:
     notes: tuple[str, ...] = ()
     counts: pd.DataFrame | None = None
     mapping: MappingReport | None = None
+
+    def at_rows(self, rows: Int[np.ndarray, " row"], *, rule: str) -> "Cohort":
+        """The rows that a further rule leaves, as a step of the attrition."""
+        patients = self.patients.iloc[rows].reset_index(drop=True)
+        last = self.attrition[-1]
+        n_patients = int(patients["person_id"].nunique())
+        n_recordings = len(rows) if last.n_recordings else 0
+        step = AttritionStep(
+            rule,
+            n_patients,
+            n_recordings,
+            last.n_patients - n_patients,
+            last.n_recordings - n_recordings,
+        )
+        return replace(
+            self,
+            patients=patients,
+            status=self.status.at_rows(rows),
+            attrition=(*self.attrition, step),
+            counts=None,
+        )

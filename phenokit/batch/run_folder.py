@@ -61,6 +61,11 @@ class RunFolder:
         self._stage_began = self._last_report = -1.0
         self._done = self._of = self._done_at_begin = 0
 
+    @property
+    def run_id(self) -> str:
+        """Of the plan: the same for the same inputs and options."""
+        return self._plan_hash[:12]
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the result, whole or not at all.
 

@@ -560,24 +560,28 @@ def _fit_penalised(
     """Firth's fit of some exposures of one phecode."""
     status = part.status.column(phecode)
     eligible = np.flatnonzero(status != CaseStatus.EXCLUDED)
-    is_case = status[eligible] == CaseStatus.CASE
-    for k in penalised:
-        fit = fit_firth(
-            np.column_stack([design.values[eligible], columns[eligible, k]]), is_case
+    fits = fit_firth(
+        design.at_rows(eligible),
+        columns[np.ix_(eligible, penalised)],
+        status[eligible] == CaseStatus.CASE,
+    )
+    at = (part.chosen[exposures[penalised]], phecode)
+    for name, value in {
+        "beta": fits.log_odds_ratio,
+        "standard_error": fits.standard_error,
+        "low": fits.low,
+        "high": fits.high,
+        "neg_log_p_value": neg_log10_p_of_chi2(fits.likelihood_ratio),
+    }.items():
+        cells.numbers[name][at] = value
+    cells.method[at] = "firth"
+    cells.converged[at] = fits.converged
+    for exposure in at[0][separated[penalised]]:
+        cells.code[exposure, phecode] = "OK_FIRTH"
+        cells.note[exposure, phecode] = _joined(
+            cells.note[exposure, phecode],
+            "separated: without the penalty there is no finite estimate",
         )
-        at = (part.chosen[exposures[k]], phecode)
-        cells.numbers["beta"][at] = fit.log_odds_ratio
-        cells.numbers["standard_error"][at] = fit.standard_error
-        cells.numbers["low"][at], cells.numbers["high"][at] = fit.low, fit.high
-        statistic = np.array([fit.likelihood_ratio])
-        cells.numbers["neg_log_p_value"][at] = neg_log10_p_of_chi2(statistic)[0]
-        cells.method[at] = "firth"
-        cells.converged[at] = fit.converged
-        if separated[k]:
-            cells.code[at] = "OK_FIRTH"
-            cells.note[at] = _joined(
-                cells.note[at], "separated: without the penalty there is no finite estimate"
-            )
 
 
 def _permute(

@@ -9,20 +9,25 @@ maximum finite where a group has no case (Heinze & Schemper 2002, doi:10.1002/si
 p-value is that of the penalised likelihood ratio; the interval inverts it (profile
 penalised likelihood). In both, the coefficient under test is held while the others move
 and stays in the information matrix.
+
+All exposures of a phecode are fitted at once, each with the covariates and on its own.
 """
 
 from dataclasses import dataclass
-from math import log
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
-from phenokit.evidence.logistic import sigmoid_in_place
+from phenokit.evidence.logistic import Design, row_blocks, sigmoid_in_place, symmetric
 
-MAX_STEPS = 100
+MAX_STEPS = 200
 MAX_CHANGE = 2.0
-CONVERGED = 1e-18
-"""Decrement at which a fit ends."""
+CONVERGED = 1e-17
+"""Decrement at which an estimate is right to some 1e-8 of its standard error."""
+CLOSE = 1e-11
+"""Decrement at which a log-likelihood is right to 1e-11."""
+ON_BOUND = 1e-9
+"""Difference of log-likelihoods at which the end of an interval is found."""
 FARTHEST = 50.0
 """Log odds ratio, in units of the column, beyond which no end of an interval is sought."""
 
@@ -30,54 +35,46 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class FirthFit:
-    """One coefficient of a logistic model with Firth's penalty.
+class FirthFits:
+    """The coefficient of each exposure in a logistic model with Firth's penalty.
 
     Attributes
     ----------
     log_odds_ratio, standard_error
-        Of the last column. The standard error is that of the penalised information; under
-        separation the interval, not this, says how sure the estimate is.
+        The standard error is that of the information; under separation the interval, not
+        this, says how sure the estimate is.
     low, high
         Profile penalised likelihood interval of the log odds ratio; infinite where the
         profile never falls far enough.
     likelihood_ratio
         Penalised likelihood-ratio statistic of no effect: chi-square, 1 degree of freedom.
     converged
-        Whether the fits ended.
+        Whether all fits ended.
     """
 
-    log_odds_ratio: float
-    standard_error: float
-    low: float
-    high: float
-    likelihood_ratio: float
-    converged: bool
-
-
-@dataclass(frozen=True)
-class _Maximum:
-    coefficients: Float64[Array, " column"]
-    log_likelihood: float
-    slope: float
-    """Derivative with respect to the last coefficient, where that was held."""
-    information: Float64[Array, "column column"]
-    converged: bool
+    log_odds_ratio: Float64[Array, " exposure"]
+    standard_error: Float64[Array, " exposure"]
+    low: Float64[Array, " exposure"]
+    high: Float64[Array, " exposure"]
+    likelihood_ratio: Float64[Array, " exposure"]
+    converged: Bool[Array, " exposure"]
 
 
 def fit_firth(
-    columns: Float64[Array, "row column"],
+    design: Design,
+    exposures: Float64[Array, "row exposure"],
     is_case: Bool[Array, " row"],
     *,
     confidence: float = 0.95,
-) -> FirthFit:
-    """Fit with Firth's penalty and test the last column.
+) -> FirthFits:
+    """Fit with Firth's penalty and test each exposure.
 
     Parameters
     ----------
-    columns
-        The intercept, covariates, and last the exposure; linearly independent and of
-        similar scale.
+    design
+        The intercept and the covariates, linearly independent.
+    exposures
+        Of a scale similar to the columns of the design.
     is_case
         The outcome.
     confidence
@@ -87,136 +84,200 @@ def fit_firth(
     --------
     Seven exposed cases and no exposed control, among 60:
 
-    >>> exposed = np.repeat([1.0, 0.0], [7, 53])
+    >>> exposed = np.repeat([1.0, 0.0], [7, 53])[:, None]
     >>> case = np.repeat([True, False], [20, 40])
-    >>> fit = fit_firth(np.column_stack([np.ones(60), exposed]), case)
-    >>> round(fit.log_odds_ratio, 6), round(fit.low, 4), round(fit.high, 4)
-    (3.806662, 1.5956, 8.6972)
+    >>> fits = fit_firth(Design(("intercept",), np.ones((60, 1))), exposed, case)
+    >>> fits.log_odds_ratio.round(6), fits.low.round(4), fits.high.round(4)
+    (array([3.806662]), array([1.5956]), array([8.6972]))
     """
     from scipy.special import chdtri
 
-    n_columns = columns.shape[1]
-    share = np.clip(is_case.mean(), 1e-6, 1 - 1e-6)
-    start = np.zeros(n_columns)
-    start[0] = log(share / (1 - share))
-    full = _maximise(columns, is_case, start, held=False)
-    null = _maximise(columns, is_case, start, held=True)
-    estimate = float(full.coefficients[-1])
-    standard_error = float(np.sqrt(np.linalg.inv(full.information)[-1, -1]))
+    model = _Model(design, exposures, is_case)
+    n_parameters, n_exposures = design.values.shape[1] + 1, exposures.shape[1]
+    share = float(np.clip(is_case.mean(), 1e-6, 1 - 1e-6))
+    start = np.zeros((n_parameters, n_exposures))
+    start[0] = np.log(share / (1 - share))
+    null = model.maximise(start, tolerance=CLOSE, held=True)
+    full = model.maximise(null.parameters, tolerance=CONVERGED, held=False)
+    error = np.sqrt(np.linalg.inv(full.information)[:, -1, -1])
     drop = float(chdtri(1, 1 - confidence)) / 2
-    low, low_found = _bound(columns, is_case, full, -standard_error, drop)
-    high, high_found = _bound(columns, is_case, full, standard_error, drop)
-    return FirthFit(
-        log_odds_ratio=estimate,
-        standard_error=standard_error,
+    low, low_found = model.bound(full, -error, drop)
+    high, high_found = model.bound(full, error, drop)
+    gain = 2 * (full.log_likelihood - null.log_likelihood)
+    return FirthFits(
+        log_odds_ratio=full.parameters[-1],
+        standard_error=error,
         low=low,
         high=high,
-        likelihood_ratio=max(0.0, 2 * (full.log_likelihood - null.log_likelihood)),
-        converged=full.converged and null.converged and low_found and high_found,
+        likelihood_ratio=np.maximum(gain, 0),
+        converged=null.converged & full.converged & low_found & high_found,
     )
 
 
-def _maximise(
-    columns: Float64[Array, "row column"],
-    is_case: Bool[Array, " row"],
-    start: Float64[Array, " column"],
-    *,
-    held: bool,
-) -> _Maximum:
-    """Newton's method with step halving; `held` keeps the last coefficient as it is."""
-    free = slice(0, -1) if held else slice(None)
-    coefficients = start.copy()
-    here, gradient, information = _penalised(columns, is_case, coefficients)
-    converged = False
-    for _ in range(MAX_STEPS):
-        change = np.linalg.solve(information[free, free], gradient[free])
-        if abs(change @ gradient[free]) < CONVERGED:
-            converged = True
-            break
-        change *= min(1.0, MAX_CHANGE / np.abs(change).max())
-        there, moved, ahead = _moved(columns, is_case, coefficients, change, free)
-        while there < here - 1e-12 * abs(here) and np.abs(change).max() > 1e-9:
-            change /= 2
-            there, moved, ahead = _moved(columns, is_case, coefficients, change, free)
-        coefficients, here = moved, there
-        gradient, information = ahead
-    return _Maximum(coefficients, here, float(gradient[-1]), information, converged)
+@dataclass(frozen=True)
+class _At:
+    """Penalised log-likelihood of each exposure's model at some parameters."""
+
+    log_likelihood: Float64[Array, " fit"]
+    gradient: Float64[Array, "parameter fit"]
+    information: Float64[Array, "fit parameter parameter"]
 
 
-def _moved(
-    columns: Float64[Array, "row column"],
-    is_case: Bool[Array, " row"],
-    coefficients: Float64[Array, " column"],
-    change: Float64[Array, " free"],
-    free: slice,
-) -> tuple[float, Array, tuple[Array, Array]]:
-    moved = coefficients.copy()
-    moved[free] += change
-    there, *ahead = _penalised(columns, is_case, moved)
-    return there, moved, (ahead[0], ahead[1])
+@dataclass(frozen=True)
+class _Maximum:
+    parameters: Float64[Array, "parameter fit"]
+    log_likelihood: Float64[Array, " fit"]
+    slope: Float64[Array, " fit"]
+    """Derivative with respect to the exposure's coefficient, where that was held."""
+    information: Float64[Array, "fit parameter parameter"]
+    converged: Bool[Array, " fit"]
 
 
-def _penalised(
-    columns: Float64[Array, "row column"],
-    is_case: Bool[Array, " row"],
-    coefficients: Float64[Array, " column"],
-) -> tuple[float, Float64[Array, " column"], Float64[Array, "column column"]]:
-    """Penalised log-likelihood, its gradient, and the information."""
-    eta = columns @ coefficients
-    # log(1 + exp(eta)) without overflow, and faster than numpy's logaddexp
-    softplus = np.log1p(np.exp(-np.abs(eta))) + np.maximum(eta, 0)
-    log_likelihood = float(eta[is_case].sum() - softplus.sum())
-    with np.errstate(over="ignore"):
-        mean = sigmoid_in_place(eta)
-    weight = mean * (1 - mean)
-    information = (columns * weight[:, None]).T @ columns
-    sign, log_determinant = np.linalg.slogdet(information)
-    if sign <= 0:
-        return -np.inf, np.zeros(len(coefficients)), np.eye(len(coefficients))
-    root = np.linalg.cholesky(information)
-    leverage = weight * (np.linalg.solve(root, columns.T) ** 2).sum(axis=0)
-    gradient = columns.T @ (is_case - mean + leverage * (0.5 - mean))
-    return log_likelihood + log_determinant / 2, gradient, information
+@dataclass(frozen=True)
+class _Model:
+    design: Design
+    exposures: Float64[Array, "row exposure"]
+    is_case: Bool[Array, " row"]
 
+    def maximise(
+        self,
+        start: Float64[Array, "parameter fit"],
+        *,
+        tolerance: float,
+        held: bool,
+        which: Int64[Array, " fit"] | None = None,
+    ) -> _Maximum:
+        """Newton's method with step halving; `held` keeps the exposures' coefficients.
 
-def _bound(
-    columns: Float64[Array, "row column"],
-    is_case: Bool[Array, " row"],
-    full: _Maximum,
-    step: float,
-    drop: float,
-) -> tuple[float, bool]:
-    """Where the profile has fallen by `drop` on one side of the maximum.
+        `which` names the exposures that are fitted; default: all.
+        """
+        free = slice(0, -1) if held else slice(None)
+        chosen = np.arange(self.exposures.shape[1]) if which is None else which
+        parameters = start.copy()
+        at = self._evaluate(parameters, chosen)
+        value, gradient, information = at.log_likelihood, at.gradient, at.information
+        converged = np.zeros(len(chosen), dtype=bool)
+        for _ in range(MAX_STEPS):
+            active = np.flatnonzero(~converged)
+            right = gradient[free, active].T[:, :, None]
+            change = np.linalg.solve(information[active][:, free, free], right)[:, :, 0].T
+            converged[active] = np.abs((change * gradient[free, active]).sum(0)) < tolerance
+            change, active = change[:, ~converged[active]], active[~converged[active]]
+            if not len(active):
+                break
+            longest = np.abs(change).max(axis=0, initial=0)
+            change *= np.minimum(1, MAX_CHANGE / np.maximum(longest, 1e-300))
+            while len(active):
+                moved = parameters[:, active]
+                moved[free] += change
+                there = self._evaluate(moved, chosen[active])
+                floor = value[active] - 1e-12 * np.abs(value[active])
+                better = (there.log_likelihood >= floor) | (np.abs(change).max(0) < 1e-9)
+                taken = active[better]
+                parameters[:, taken] = moved[:, better]
+                value[taken] = there.log_likelihood[better]
+                gradient[:, taken] = there.gradient[:, better]
+                information[taken] = there.information[better]
+                active, change = active[~better], change[:, ~better] / 2
+        return _Maximum(parameters, value, gradient[-1], information, converged)
 
-    Newton's method on the profile, whose derivative is that of the penalised likelihood
-    with the last coefficient held; bracketed, so that it cannot run away.
-    """
-    target = full.log_likelihood - drop
-    estimate = float(full.coefficients[-1])
-    near, far = estimate, None
-    at = full.coefficients
-    position = estimate + 2 * step
-    for _ in range(MAX_STEPS):
-        start = at.copy()
-        start[-1] = position
-        profile = _maximise(columns, is_case, start, held=True)
-        at = profile.coefficients
-        above = profile.log_likelihood - target
-        if abs(above) < 1e-9:
-            return position, profile.converged
-        if above > 0:
-            near = position
-            if abs(position - estimate) > FARTHEST:
-                return (np.inf if step > 0 else -np.inf), profile.converged
-        else:
-            far = position
-        slope = profile.slope
-        moves_out = slope * step < 0
-        guess = position - above / slope if moves_out else near + 2 * (near - estimate)
-        if far is None:
-            longest = abs(position - estimate) * 2 + abs(step)
-            guess = np.clip(guess, position - longest, position + longest)
-        elif not min(near, far) < guess < max(near, far):
-            guess = (near + far) / 2
-        position = float(guess)
-    return position, False
+    def _evaluate(
+        self, parameters: Float64[Array, "parameter fit"], which: Int64[Array, " fit"]
+    ) -> _At:
+        """Penalised log-likelihood, gradient and information of some exposures."""
+        design, n_fits = self.design, len(which)
+        n_columns = design.values.shape[1]
+        all_exposures = n_fits == self.exposures.shape[1]
+        exposures = self.exposures if all_exposures else self.exposures[:, which]
+        mean = np.empty((len(exposures), n_fits))
+        products = np.zeros((len(design.pairs[0]), n_fits))
+        across = np.zeros((n_columns, n_fits))
+        own = np.zeros(n_fits)
+        log_likelihood = np.zeros(n_fits)
+        blocks = row_blocks(len(exposures), n_fits)
+        for rows in blocks:
+            columns, exposure = design.values[rows], exposures[rows]
+            eta = columns @ parameters[:-1] + exposure * parameters[-1]
+            with np.errstate(over="ignore"):
+                at = sigmoid_in_place(eta)
+            mean[rows] = at
+            weight = at * (1 - at)
+            products += design.products(rows) @ weight
+            weighted = exposure * weight
+            across += columns.T @ weighted
+            own += (exposure * weighted).sum(axis=0)
+            seen = np.where(self.is_case[rows, None], at, 1 - at)
+            log_likelihood += np.log(np.maximum(seen, 1e-300)).sum(axis=0)
+        information = np.empty((n_fits, n_columns + 1, n_columns + 1))
+        information[:, :-1, :-1] = symmetric(products, design)
+        information[:, :-1, -1] = information[:, -1, :-1] = across.T
+        information[:, -1, -1] = own
+        sign, log_determinant = np.linalg.slogdet(information)
+        log_likelihood += np.where(sign > 0, log_determinant / 2, -np.inf)
+        inverse = np.linalg.pinv(information, hermitian=True)
+        gradient = np.zeros((n_columns + 1, n_fits))
+        left, right = design.pairs
+        # z'Az over the different pairs of columns, those off the diagonal twice
+        of_pairs = inverse[:, left, right].T * np.where(left == right, 1, 2)[:, None]
+        for rows in blocks:
+            columns, exposure, at = design.values[rows], exposures[rows], mean[rows]
+            leverage = design.products(rows).T @ of_pairs
+            leverage += exposure * (2 * (columns @ inverse[:, :-1, -1].T))
+            leverage += exposure * exposure * inverse[:, -1, -1]
+            leverage *= at * (1 - at)
+            residual = self.is_case[rows, None] - at + leverage * (0.5 - at)
+            gradient[:-1] += columns.T @ residual
+            gradient[-1] += (exposure * residual).sum(axis=0)
+        return _At(log_likelihood, gradient, information)
+
+    def bound(
+        self, full: _Maximum, step: Float64[Array, " exposure"], drop: float
+    ) -> tuple[Float64[Array, " exposure"], Bool[Array, " exposure"]]:
+        """Where each profile has fallen by `drop` on the side of the maximum of `step`.
+
+        Newton's method on the profile, whose derivative is that of the penalised
+        likelihood with the exposure's coefficient held; bracketed, so that it cannot run
+        away.
+        """
+        target = full.log_likelihood - drop
+        estimate = full.parameters[-1]
+        parameters = full.parameters.copy()
+        position = estimate + 2 * step
+        near, far = estimate.copy(), np.full(len(step), np.nan)
+        found = np.zeros(len(step), dtype=bool)
+        usable = np.ones(len(step), dtype=bool)
+        for _ in range(MAX_STEPS):
+            todo = np.flatnonzero(~found)
+            if not len(todo):
+                break
+            parameters[-1] = position
+            profile = self.maximise(
+                parameters[:, todo], tolerance=CLOSE, held=True, which=todo
+            )
+            parameters[:, todo] = profile.parameters
+            here, side = position[todo], step[todo]
+            above = profile.log_likelihood - target[todo]
+            out = (above > 0) & (np.abs(here - estimate[todo]) > FARTHEST)
+            ended = (np.abs(above) < ON_BOUND) | out
+            found[todo] = ended
+            usable[todo] &= profile.converged
+            near[todo] = np.where(above > 0, here, near[todo])
+            far[todo] = np.where(above > 0, far[todo], here)
+            inner, outer = near[todo], far[todo]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                guess = here - above / profile.slope
+            guess = np.where(
+                profile.slope * side < 0, guess, inner + 2 * (inner - estimate[todo])
+            )
+            longest = 2 * np.abs(here - estimate[todo]) + np.abs(side)
+            reached = np.clip(guess, here - longest, here + longest)
+            is_between = (guess > np.fmin(inner, outer)) & (guess < np.fmax(inner, outer))
+            guess = np.where(
+                np.isnan(outer),
+                reached,
+                np.where(is_between, guess, (inner + outer) / 2),
+            )
+            position[todo] = np.where(
+                out, np.copysign(np.inf, side), np.where(ended, here, guess)
+            )
+        return position, found & usable

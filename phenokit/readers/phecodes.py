@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from phenokit.cohort import MappingReport, PhecodeStatus
 from phenokit.errors import BadInput
@@ -268,6 +268,58 @@ def case_status(
 
 _Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row, phecode (its position) and number of codes; sorted by phecode, then row."""
+
+
+def first_code_days(
+    diagnoses: Diagnoses | PhecodeCounts,
+    person_ids: Sequence[str],
+    phecode_map: PhecodeMap,
+    phecodes: Sequence[str],
+) -> dict[str, Shaped[np.ndarray, " _person"]]:
+    """Day of each person's first code of some phecodes (datetime64); NaT for none.
+
+    Raises
+    ------
+    BadInput
+        ``E_COLUMNS`` if the diagnoses have no dates.
+    """
+    from phenokit.readers.connection import open_duckdb
+
+    if isinstance(diagnoses, PhecodeCounts) or "date" not in diagnoses.table.column_names:
+        raise BadInput(
+            "E_COLUMNS",
+            "The day of a first code needs dates; add the column date to the diagnoses.",
+            where="column date",
+        )
+    table = diagnoses.table
+    persons = {person: i for i, person in enumerate(dict.fromkeys(person_ids))}
+    code_of_row, codes = _codes_of(table)
+    columns = {
+        "person": _looked_up(table["person_id"], persons),
+        "code": code_of_row,
+        "day": table["date"],
+    }
+    position = {phecode: j for j, phecode in enumerate(phecode_map.info["phecode"])}
+    wanted = pa.table({"phecode": np.array([position[p] for p in phecodes], np.int32)})
+    with open_duckdb() as connection:
+        connection.register("codes", pa.table(columns))
+        connection.register("links", _links(codes, phecode_map))
+        connection.register("wanted", wanted)
+        first = connection.sql(
+            "SELECT m.phecode, c.person, min(c.day) AS day FROM codes c "
+            "JOIN links m USING (code) JOIN wanted w ON m.phecode = w.phecode "
+            "WHERE c.person >= 0 GROUP BY m.phecode, c.person"
+        ).to_arrow_table()
+    of_phecode, person = first["phecode"].to_numpy(), first["person"].to_numpy()
+    day = first["day"].to_numpy().astype("datetime64[D]")
+    row_of = np.array([persons[person_id] for person_id in person_ids], dtype=np.int64)
+    found = {}
+    for phecode in phecodes:
+        chosen = of_phecode == position[phecode]
+        days = np.full(len(persons), np.datetime64("NaT"), dtype="datetime64[D]")
+        days[person[chosen]] = day[chosen]
+        found[phecode] = days[row_of]
+    return found
 
 
 def _require(

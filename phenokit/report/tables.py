@@ -51,7 +51,7 @@ def format_table(table: pd.DataFrame, *, separator: str = ",") -> bytes:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, delimiter=separator, lineterminator="\n")
     writer.writerow([guard_cell(str(name)) for name in table.columns])
-    columns = [[_cell(value) for value in table[name].tolist()] for name in table.columns]
+    columns = [_cells(table.iloc[:, k]) for k in range(table.shape[1])]
     writer.writerows(zip(*columns, strict=True))
     text = buffer.getvalue()
     if "\0" in text:
@@ -92,6 +92,17 @@ def visible_text(text: str) -> str:
         else character.encode("unicode_escape", "surrogatepass").decode("ascii")
         for character in text
     )
+
+
+def _cells(column: pd.Series) -> list[str]:
+    """A column as cells; a text that stands in many rows is guarded once."""
+    values = column.tolist()
+    if column.dtype == np.float64:
+        return [repr(value) if value == value else "" for value in values]
+    if column.dtype == object and all(type(value) is str for value in values):
+        guarded = {text: guard_cell(text) for text in set(values)}
+        return [guarded[text] for text in values]
+    return [_cell(value) for value in values]
 
 
 def _cell(value: object) -> str:
