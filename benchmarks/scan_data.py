@@ -1,7 +1,8 @@
 """The cohort of the association benchmarks: exposures, covariates and case status.
 
-Not a script: `associations.py` and `peers.py` import it. Case status follows the logistic model that is fitted: a log odds linear in the covariates
-and, for a tenth of the exposures of each phecode, in the exposure.
+Not a script: `associations.py` and `peers.py` import it. Case status follows the logistic
+model that is fitted: a log odds linear in the covariates and, for a tenth of the exposures
+of each phecode, in the exposure.
 """
 
 import numpy as np
