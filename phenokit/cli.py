@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 3 some recordings were rejected and ``--strict`` was given; 64 usage; 65
 the input, bundle or run does not fit; 66 an analysis refused by its own gate; 70 internal
-error; 74 disk; 75 another run is writing to the folder; 130 interrupted; 143 SIGTERM.
+error; 74 disk; 75 another run is writing to the folder; 129 hung up; 130 interrupted; 143
+terminated.
 
 Nothing heavy is imported before a command needs it: ``--help`` costs a few bare pythons.
 """

@@ -619,6 +619,12 @@ def _hashes(inputs: AssociationInputs) -> dict[str, Any]:
     for name, path in vars(inputs).items():
         if path is None:
             continue
+        if not path.exists():
+            raise BadInput(
+                "E_MISSING",
+                f"There is no {path.name} to read as {name}.",
+                where=name,
+            )
         files = [path] if path.is_file() else _files_of(path)
         found[name] = {
             file.relative_to(path).as_posix() if path != file else path.name: _sha256(file)
