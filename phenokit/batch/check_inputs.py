@@ -7,11 +7,13 @@ changes. The rows are the same bytes whatever the order, the neighbours and the 
 workers; time and memory go to a second file.
 
 What a folder of single files cannot say is fixed here: the columns of its tables, and the
-network that its weights are for.
+network that its weights are for. A table with the columns `case` and `exposure` is tested
+for their association as well, given the covariates that it has.
 """
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from phenokit.batch.workers import Run, run_isolated
 from phenokit.errors import CODES, BadInput, first_code, outcome_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from phenokit.recording import Notice
 
 TIME_LIMIT = 20.0
@@ -33,6 +37,10 @@ MEMORY_LIMIT = 6 << 30
 MAX_TEXT_BYTES = 1 << 24
 WEIGHT_SHAPES = {"weight": (2, 4)}
 WEIGHT_SHA256 = "9866d9c8c7a435cd51ad8fee9a2d01bd028ee520d08e3ac78fecc0619b09f90b"
+COVARIATES = ("a", "b", "x", "age", "sex")
+"""Columns of a table that an association is adjusted for."""
+DIGITS = 10
+"""Decimals of a log odds ratio that do not depend on the machine."""
 EEG_LARGEST = 20e-3
 """V. No electrode on or in a brain spans more within one recording."""
 
@@ -46,7 +54,8 @@ class CaseOutcome:
     file
         As the manifest names it.
     status, code, all_codes
-        Outcome, its code, and every code that holds, in order of precedence.
+        Outcome (of an association: ``"tested"`` or ``"not_tested"``), its code, and every
+        code that holds, in order of precedence.
     where
         Lead, rows, tensor, byte or member.
     message
@@ -55,6 +64,9 @@ class CaseOutcome:
         Of the prepared signal that would be scored; empty where none would.
     start, stop
         Seconds of the recording that would be scored.
+    log_odds_ratio, low, high
+        Of an association that was tested: per unit of the 0/1 exposure, with the 95 %
+        interval.
     """
 
     file: str
@@ -66,11 +78,17 @@ class CaseOutcome:
     sha256: str = ""
     start: float | None = None
     stop: float | None = None
+    log_odds_ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a reader found in a file that it could read."""
+    """What a reader found in a file that it could read.
+
+    `status` is that of an association; otherwise the code says it.
+    """
 
     notices: "tuple[Notice, ...]" = ()
     where: str = ""
@@ -78,6 +96,10 @@ class _Reading:
     sha256: str = ""
     start: float | None = None
     stop: float | None = None
+    status: str = ""
+    log_odds_ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def check_inputs(folder: Path, out: Path, *, workers: int = 1, strict: bool = False) -> int:
@@ -206,7 +228,7 @@ def _check(case: tuple[str, str, str]) -> CaseOutcome:
     is_scored = not code.startswith(("A_", "E_"))
     return CaseOutcome(
         file=file,
-        status=str(outcome_of(code)),
+        status=reading.status or str(outcome_of(code)),
         code=code,
         all_codes=tuple(codes),
         where=reading.where,
@@ -217,13 +239,16 @@ def _check(case: tuple[str, str, str]) -> CaseOutcome:
         sha256=reading.sha256 if is_scored else "",
         start=reading.start if is_scored else None,
         stop=reading.stop if is_scored else None,
+        log_odds_ratio=reading.log_odds_ratio,
+        low=reading.low,
+        high=reading.high,
     )
 
 
 def _warm_up() -> None:
     """Import what the readers need, so that no case pays for it: read one of each."""
     import numpy as np
-    import pandas  # noqa: F401
+    import pandas as pd
     import pydicom  # noqa: F401
 
     import phenokit.networks.checkpoint
@@ -241,6 +266,9 @@ def _warm_up() -> None:
         recording = Recording(signal, LEADS, float(rate), record_id="")
         assess_quality(recording)
         prepare(recording, InputContract())
+    numbers = np.arange(24.0)
+    table = {"case": numbers % 3 > 1, "exposure": numbers % 4 > 2, "x": numbers}
+    _associate(pd.DataFrame(table).astype(float))
 
 
 def _check_ecg(path: Path, root: Path) -> _Reading:
@@ -308,8 +336,73 @@ def _check_csv(path: Path, root: Path) -> _Reading:
     ]
     table = read_table(path, columns, root=root)
     if {"case", "exposure"} <= set(table.columns):
-        return _Reading(message="The table was read; no association was tested.")
+        return _associate(table)
     return _Reading()
+
+
+def _associate(table: "pd.DataFrame") -> _Reading:
+    """Association of `case` with `exposure`, adjusted for the covariates of the table."""
+    import numpy as np
+    import pandas as pd
+
+    from phenokit.cohort import PhecodeStatus
+    from phenokit.evidence.associations import (
+        FEWEST_CASES,
+        AssociationSettings,
+        Exposures,
+        associate,
+    )
+    from phenokit.evidence.covariates import encode_covariates, no_covariates
+    from phenokit.recording import Notice
+
+    is_case = table["case"].to_numpy() == 1
+    names = [name for name in COVARIATES if name in table]
+    covariates = encode_covariates(table, names) if names else no_covariates(len(table))
+    info = {
+        **{"phecode": ["case"], "phecode_string": [""], "phecode_category": [""]},
+        "sex_restriction": ["Both"],
+    }
+    row = associate(
+        Exposures(("exposure",), ("feature",), table[["exposure"]].to_numpy(np.float64)),
+        PhecodeStatus(
+            ("case",), len(table), (np.flatnonzero(is_case),), (np.zeros(0, np.int64),)
+        ),
+        covariates,
+        phecode_info=pd.DataFrame(info),
+        settings=AssociationSettings(minimum_cases=FEWEST_CASES, refine="all"),
+    ).to_dict("records")[0]
+    codes = {row["code"], *(["W_COLLINEAR"] if covariates.collinear else [])} - {"OK"}
+    counts = f"{row['cases']} cases and {row['controls']} controls"
+    if row["status"] == "not_tested":
+        reason = CODES[row["code"]].removeprefix("Not tested: ").removesuffix(".")
+        if row["code"] == "N_FEW_CASES":
+            reason = f"at least {FEWEST_CASES} of each are needed"
+        notice = Notice(row["code"], f"{counts}; {reason}.")
+        return _Reading((notice,), status="not_tested")
+    parts = [
+        counts,
+        f"odds ratio {row['odds_ratio']:.4g} (95 % interval {row['conf_int_1']:.4g} to "
+        f"{row['conf_int_2']:.4g}) by {row['method'].replace('_', ' ')}",
+        row["note"],
+        *(note.removesuffix(".") for note in covariates.notes),
+    ]
+    message = f"{'; '.join(part for part in parts if part)}."
+    return _Reading(
+        tuple(Notice(code, message) for code in codes),
+        where=", ".join(f"column {name}" for name in covariates.collinear),
+        message=message,
+        status="tested",
+        log_odds_ratio=_logarithm(row["odds_ratio"]),
+        low=_logarithm(row["conf_int_1"]),
+        high=_logarithm(row["conf_int_2"]),
+    )
+
+
+def _logarithm(odds_ratio: float) -> float | None:
+    """Of an odds ratio, in `DIGITS`; None where the end of an interval is infinite."""
+    if not 0 < odds_ratio < math.inf:
+        return None
+    return round(math.log(odds_ratio), DIGITS) + 0.0  # never -0.0
 
 
 def _check_xml(path: Path, root: Path) -> _Reading:
