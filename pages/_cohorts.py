@@ -43,7 +43,11 @@ def smallest_shown() -> int:
 
 def cohorts() -> dict[str, CohortFolder]:
     """The cohorts at hand, by a key that says nothing about a folder."""
-    return {cohort_key(one.path): one for one in _found()}
+    roots = [Path(os.environ.get("PHENOKIT_DEMO", "demo"))]
+    if served := os.environ.get("PHENOKIT_COHORTS"):
+        roots.append(Path(served))
+    found = _found(tuple(root.absolute() for root in roots))
+    return {cohort_key(one.path): one for one in found}
 
 
 def cohort_key(folder: Path) -> str:
@@ -51,12 +55,9 @@ def cohort_key(folder: Path) -> str:
     return hashlib.blake2b(os.fsencode(folder.absolute()), digest_size=8).hexdigest()
 
 
-@st.cache_data(ttl=15, show_spinner=False)
-def _found() -> list[CohortFolder]:
-    roots = [Path(os.environ.get("PHENOKIT_DEMO", "demo"))]
-    if served := os.environ.get("PHENOKIT_COHORTS"):
-        roots.append(Path(served))
-    return find_cohorts(root.absolute() for root in roots)
+@st.cache_data(ttl=15, max_entries=4, show_spinner=False)
+def _found(roots: tuple[Path, ...]) -> list[CohortFolder]:
+    return find_cohorts(roots)
 
 
 def choose_cohort() -> tuple[str, CohortFolder] | None:

@@ -66,9 +66,7 @@ def show_pair(
         drawing = draw_groups(
             values, groups, name=name, phecode=phecode, unit=UNITS.get(kind, exposure)
         )
-        st.plotly_chart(
-            drawing.figure, key="groups", alt=drawing.alt, config={"displaylogo": False}
-        )
+        _widgets.show_figure(drawing, key="groups")
         st.dataframe(
             drawing.table, hide_index=True, key="groups-rows", alt=drawing.alt,
             column_config={
@@ -103,7 +101,10 @@ def show_others(result: AssociationResult, rows: pd.DataFrame, exposure: str) ->
             }
         ),
         hide_index=True,
-        column_config={"AUC": st.column_config.NumberColumn(format="%.2f")},
+        column_config={
+            "Exposure": st.column_config.TextColumn(width=270),
+            "AUC": st.column_config.NumberColumn(format="%.2f"),
+        },
         key="others",
         alt=f"The {len(shown)} strongest exposures of this phecode.",
     )

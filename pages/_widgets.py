@@ -18,6 +18,7 @@ from phenokit.engine import Engine, EngineBusy
 from phenokit.errors import PhenoKitError
 from phenokit.networks.checkpoint import Bundle, bundle_folders, load_bundle
 from phenokit.preprocessing.contract import InputContract
+from phenokit.report.association_figures import Drawing
 from phenokit.report.ecg_paper import BANNER, Tracing
 
 Node = str | list
@@ -144,6 +145,33 @@ def show(
     mount(data=nodes, key=key, on_chosen_change=on_choose or _nothing)
 
 
+def show_figure(
+    drawing: Drawing, *, key: str, on_select: Callable[[], None] | None = None
+) -> None:
+    """A figure in the colours of the page, with its words for those who cannot see it.
+
+    Streamlit greys the words of a figure below the contrast that small print needs, so they
+    get the colour of the page's text. `on_select` is called after a click or a box.
+    """
+    is_dark = st.context.theme.type == "dark"
+    text = {"color": "#e8edf2" if is_dark else "#1b1f24"}
+    figure = drawing.figure
+    figure.update_layout(font=text, legend_font=text, title_font=text)
+    figure.update_xaxes(tickfont=text, title_font=text)
+    figure.update_yaxes(tickfont=text, title_font=text)
+    figure.update_annotations(font=text)
+    options: dict[str, Any] = {}
+    if on_select is not None:
+        options = {"on_select": on_select, "selection_mode": ("points", "box")}
+    st.plotly_chart(
+        figure,
+        key=key,
+        alt=drawing.alt,
+        config={"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "autoScale2d"]},
+        **options,
+    )
+
+
 def require_app() -> None:
     """Let a page run through `app.py` only: the first line of every page.
 
@@ -157,12 +185,23 @@ def require_app() -> None:
 
 @contextmanager
 def page_of_the_app() -> Iterator[None]:
-    """Run a page, and turn an error that nobody foresaw into one sentence.
+    """Run a page: `require_app` lets it pass, and `guard` is around it."""
+    _RUN.is_in_app = True
+    try:
+        with guard():
+            yield
+    finally:
+        _RUN.is_in_app = False
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Turn an error that nobody foresaw into one sentence; also around every fragment.
 
     Neither the page nor the log shows the text of the error: it may hold a name. The log
-    has its kind and the lines of our code that it passed.
+    has its kind and the lines of our code that it passed. A fragment runs alone when it is
+    drawn again, and Streamlit would log all that its error says.
     """
-    _RUN.is_in_app = True
     try:
         yield
     except EngineBusy as error:
@@ -178,8 +217,6 @@ def page_of_the_app() -> Iterator[None]:
             "Something went wrong on this page. Reload it; if it happens again, tell your "
             f"administrator incident {incident}."
         )
-    finally:
-        _RUN.is_in_app = False
 
 
 def chosen(key: str) -> str:

@@ -5,6 +5,7 @@ page finds it again. What it found is read from its folder.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import pandas as pd
 import streamlit as st
 
 from pages import _cohorts, _pair, _panels, _widgets
+from phenokit.batch.associate import AssociationOptions, default_options
 from phenokit.errors import BadInput, OutputBusy, PhenoKitError
 from phenokit.evidence.associations import FEWEST_CASES, plan_tests
 from phenokit.jobs import (
@@ -31,7 +33,6 @@ from phenokit.readers.cohorts import Linking
 from phenokit.readers.phecodes import CaseRule
 from phenokit.report.association_figures import (
     MAX_FOREST,
-    Drawing,
     draw_comparison,
     draw_distances,
     draw_forest,
@@ -85,30 +86,46 @@ REFINEMENTS = {
     "none": "Score test only (fastest)",
     "firth": "Firth's penalised fit of every pair (slowest)",
 }
+VIEWS = {
+    "exposure": "Exposures and phecodes",
+    "comparisons": "Prototypes against classes",
+    "time": "Time to the first code",
+    "not_tested": "Why not tested",
+    "rules": "Cohort and rules",
+}
 TABLE = (
-    "phecode", "phecode_string", "phecode_category", "cases", "controls", "odds_ratio",
-    "conf_int_1", "conf_int_2", "p_value", "p_bonferroni", "q_bh", "auc", "method", "code",
+    "phecode", "phecode_string", "odds_ratio", "conf_int_1", "conf_int_2", "p_value",
+    "cases", "controls", "p_bonferroni", "q_bh", "auc", "auc_conf_int_1",
+    "auc_conf_int_2", "n_excluded", "method", "code", "phecode_category",
 )  # fmt: skip
 """Columns that are shown first; an export has all of them."""
 NUMBERS = {
     **dict.fromkeys(
         ("odds_ratio", "conf_int_1", "conf_int_2", "auc", "auc_conf_int_1",
-         "auc_conf_int_2", "prototype_auc", "other_auc", "difference", "distance"),
+         "auc_conf_int_2", "prototype_auc", "other_auc", "difference", "distance",
+         "hazard_ratio", "log_hazard_ratio", "standard_error", "beta",
+         "proportional_hazards_p"),
         "%.2f",
     ),
-    **dict.fromkeys(("p_value", "p_bonferroni", "q_bh", "p_permutation"), "%.1e"),
+    **dict.fromkeys(
+        ("p_value", "p_bonferroni", "q_bh", "p_permutation", "log_rank_p"), "%.1e"
+    ),
     **dict.fromkeys(("cases", "controls", "n_total", "n_excluded"), "localized"),
     "neg_log_p_value": "%.1f",
+    "median_days": "%.0f",
 }  # fmt: skip
 
 
 def main() -> None:
     st.title("Associations")
-    chosen = _cohorts.choose_cohort()
+    left, right = st.columns(2, gap="medium")
+    with left:
+        chosen = _cohorts.choose_cohort()
     if chosen is None:
         return
     key, cohort = chosen
-    job_id = choose_run(key, cohort)
+    with right:
+        job_id = choose_run(key, cohort)
     if job_id == NEW:
         show_setup(key, cohort)
         return
@@ -152,134 +169,165 @@ def _run_words(job: Job) -> str:
 # Set up
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What the reader chose to test, and against which covariates."""
+
+    kinds: tuple[str, ...]
+    names: tuple[str, ...]
+    one: str | None
+    features: tuple[str, ...]
+    covariates: tuple[str, ...]
+    drop: bool
+
+    @property
+    def title(self) -> str:
+        """In a word or two, for the list of runs."""
+        kinds = [self.one] if self.one else [KIND_WORDS[kind] for kind in self.kinds]
+        return ", ".join([*kinds, *self.features])
+
+
 def show_setup(key: str, cohort: CohortFolder) -> None:
     """What is tested and how, with what it comes to while it is being chosen."""
-    defaults = cohort.defaults
     try:
         _cohorts.worklist(cohort)
         patients = _cohorts.tables(cohort.path).patients
+        defaults = default_options(cohort.path, AssociationOptions())
     except BadInput as error:
         _cohorts.show_refused(error)
         return
     left, middle, right = st.columns(3, gap="large")
     with left:
         st.subheader("What is tested", anchor=False)
-        kinds = st.pills(
-            "Exposures from the ECG",
-            [kind for kind in KIND_WORDS if kind != "feature"],
-            format_func=lambda kind: KIND_WORDS[kind].capitalize(),
-            selection_mode="multi",
-            default=["prototype", "class", "prototype_class"],
-            key="kinds",
-        )
-        names = choose_exposures(cohort, kinds)
-        own = ["age", *(c for c in patients if _is_number(patients[c]))]
-        covariates = st.multiselect(
-            "Covariates (adjusted for)",
-            ["age", "sex", *sorted({c for c in patients if c not in _KNOWN})],
-            default=["age", "sex"],
-            key="covariates",
-        )
-        free = [name for name in dict.fromkeys(own) if name not in covariates]
-        features = st.multiselect(
-            "Further exposures from the patients table", free, key="features",
-            placeholder="Age and other numbers that are not covariates",
-        )  # fmt: skip
-        drop = st.toggle("Leave out patients without a covariate", key="drop")
+        tested = ask_exposures(key, cohort, patients)
     with middle:
         st.subheader("Who is a case", anchor=False)
-        phecodes = st.segmented_control(
-            "Phecode version", ["1.2", "X"], required=True, key="phecode_version",
-            default=str(defaults.get("phecode_version", "1.2")),
-        )  # fmt: skip
-        minimum_codes = st.number_input(
-            "Codes that make a case (on different days)", 1, 10,
-            int(defaults.get("minimum_codes", 2)), key="minimum_codes",
-            help="Two protect from codes of a suspicion. Discharge diagnoses have one date "
-            "a stay and take 1.",
-        )  # fmt: skip
-        linking = _choice(
-            "Which codes count", RULES, str(defaults.get("linking", "any_time")), "linking"
-        )
-        before, after = 0, 365
-        if linking == "window":
-            before = st.number_input("Days before the ECG", 0, 36_500, 0, key="before")
-            after = st.number_input("Days after the ECG", 0, 36_500, 365, key="after")
-        unit = _choice(
-            "Which ECG of a patient", UNITS, str(defaults.get("unit", "first")), "unit"
-        )
+        phecodes, cases, linking = ask_cases(key, defaults)
     with right:
         st.subheader("How", anchor=False)
-        minimum_cases = st.number_input(
-            "Minimum of cases, and of controls", FEWEST_CASES, 100_000,
-            int(defaults.get("minimum_cases", 20)), key="minimum_cases",
-        )  # fmt: skip
-        refine = _choice("Method", REFINEMENTS, "p", "refine")
-        compare = st.toggle(
-            "Compare prototypes with classes (takes minutes)", key="compare",
-            help="Best prototype against best class for each phecode, specificity, "
-            "distance within classes, prediction from all together.",
-        )  # fmt: skip
-        permutations = st.number_input(
-            "Permutations for a family-wise p (0: none)", 0, 10_000, 0, step=100,
-            key="permutations",
-        )  # fmt: skip
-    cases = CaseRule(minimum_codes=int(minimum_codes))
-    rule = Linking(linking, int(before), int(after), unit)  # pyright: ignore[reportArgumentType]
-    n_exposures = _cohorts.n_exposures(worklist, kinds) + len(features)
-    if not show_coverage(
-        cohort, str(phecodes), cases, rule, int(minimum_cases), n_exposures
-    ):
-        return
-    can_compare = {"prototype", "class"} <= set(kinds) and unit != "all"
-    can_compare &= st.session_state.get("one_exposure") is None
-    arguments = [
-        *("associate", "--cohort", str(cohort.path), "--kinds", ",".join(kinds)),
-        *("--phecode-version", str(phecodes), "--minimum-codes", str(minimum_codes)),
-        *("--linking", linking, "--days-before", str(before), "--days-after", str(after)),
-        *("--unit", unit, "--minimum-cases", str(minimum_cases)),
-        *("--covariates", ",".join(covariates)),
-        *(["--firth", "--refine", "all"] if refine == "firth" else ["--refine", refine]),
-        *(["--exposure", names[0]] if st.session_state.get("one_exposure") else []),
-        *(["--drop-incomplete"] if drop else []),
-        *(["--patient-exposures", ",".join(features)] if features else []),
-        *(["--permutations", str(permutations)] if permutations else []),
-        *(["--compare"] if compare and can_compare else []),
-    ]
-    one = st.session_state.get("one_exposure")
-    title = ", ".join([one] if one else [*(KIND_WORDS[k] for k in kinds), *features])
-    st.button(
-        "Run", type="primary", key="start", on_click=start, args=(key, title, arguments)
-    )
-    if compare and not can_compare:
-        st.caption(
-            "The comparison with classes is left out: it needs all prototypes and class "
-            "predictions, and one ECG a patient."
+        can_compare = (
+            {"prototype", "class"} <= set(tested.kinds)
+            and tested.one is None
+            and linking.unit != "all"
         )
+        minimum_cases, method = ask_method(key, defaults, can_compare=can_compare)
+    rules = (phecodes, cases, linking, tested.covariates if tested.drop else ())
+    n_exposures = len(tested.names) + len(tested.features)
+    if not show_coverage(cohort, rules, minimum_cases, n_exposures):
+        return
+    arguments = [
+        *("associate", "--cohort", str(cohort.path), "--kinds", ",".join(tested.kinds)),
+        *(["--exposure", tested.one] if tested.one else []),
+        *(["--patient-exposures", ",".join(tested.features)] if tested.features else []),
+        *("--covariates", ",".join(tested.covariates)),
+        *(["--drop-incomplete"] if tested.drop else []),
+        *("--phecode-version", phecodes, "--minimum-codes", str(cases.minimum_codes)),
+        *("--linking", linking.rule, "--unit", linking.unit),
+        *("--days-before", str(linking.days_before)),
+        *("--days-after", str(linking.days_after)),
+        *("--minimum-cases", str(minimum_cases), *method),
+    ]
+    st.button(
+        "Run", type="primary", key="start", on_click=start,
+        args=(key, tested.title, arguments),
+    )  # fmt: skip
     if message := st.session_state.pop("refused", None):
         st.warning(message)
 
 
-def choose_exposures(cohort: CohortFolder, kinds: Sequence[str]) -> list[str]:
-    """Names of the exposures that are tested: all of these kinds, or a single one."""
+def ask_exposures(key: str, cohort: CohortFolder, patients: pd.DataFrame) -> Tested:
+    """Exposures and covariates."""
+    kinds = st.pills(
+        "Exposures from the ECG",
+        [kind for kind in KIND_WORDS if kind != "feature"],
+        format_func=lambda kind: KIND_WORDS[kind].capitalize(),
+        selection_mode="multi",
+        default=["prototype", "class", "prototype_class"],
+        key=f"kinds-{key}",
+    )
     try:
         names = _cohorts.exposure_names(cohort, kinds)
     except PhenoKitError as error:
         st.warning("The model that scored this cohort is not at hand.")
         st.text(str(error))
-        return []
+        names, kinds = [], []
     one = st.selectbox(
-        f"Only one of these {count(len(names), 'exposure')} (optional)",
-        names, index=None, key="one_exposure", placeholder="All of them",
+        f"Only one of these {count(len(names), 'exposure')} (optional)", names,
+        index=None, key=f"one-{key}", placeholder="All of them",
     )  # fmt: skip
-    return names if one is None else [one]
+    further = [name for name in patients if name not in _KNOWN]
+    covariates = st.multiselect(
+        "Adjusted for", ["age", "sex", *further], default=["age", "sex"],
+        key=f"covariates-{key}",
+    )  # fmt: skip
+    numbers = [name for name in further if pd.api.types.is_float_dtype(patients[name])]
+    features = st.multiselect(
+        "Also test columns of the patients table",
+        [name for name in ("age", *numbers) if name not in covariates],
+        key=f"features-{key}",
+        placeholder="Numbers that are not adjusted for",
+    )
+    drop = st.toggle("Leave out patients without a covariate", key=f"drop-{key}")
+    return Tested(
+        tuple(kinds),
+        tuple(names) if one is None else (one,),
+        one,
+        tuple(features),
+        tuple(covariates),
+        drop,
+    )
+
+
+def ask_cases(key: str, defaults: AssociationOptions) -> tuple[str, CaseRule, Linking]:
+    """Phecode version, case rule and linking rule."""
+    phecodes = st.segmented_control(
+        "Phecode version", ["1.2", "X"], required=True, default=defaults.phecode_version,
+        key=f"phecode_version-{key}",
+    )  # fmt: skip
+    minimum_codes = st.number_input(
+        "Codes that make a case (on different days)", 1, 10,
+        defaults.cases.minimum_codes, key=f"minimum_codes-{key}",
+        help="Two protect from codes of a mere suspicion. Discharge diagnoses have one "
+        "date a stay and take 1.",
+    )  # fmt: skip
+    rule = _choice("Which codes count", RULES, defaults.linking.rule, f"linking-{key}")
+    before, after = defaults.linking.days_before, defaults.linking.days_after
+    if rule == "window":
+        before = st.number_input("Days before the ECG", 0, 36_500, before, key=f"b-{key}")
+        after = st.number_input("Days after the ECG", 0, 36_500, after, key=f"a-{key}")
+    unit = _choice("Which ECG of a patient", UNITS, defaults.linking.unit, f"unit-{key}")
+    linking = Linking(rule, int(before), int(after), unit)  # pyright: ignore[reportArgumentType]
+    return str(phecodes), CaseRule(minimum_codes=int(minimum_codes)), linking
+
+
+def ask_method(
+    key: str, defaults: AssociationOptions, *, can_compare: bool
+) -> tuple[int, list[str]]:
+    """The minimum of cases, and the arguments of the command that say how."""
+    minimum_cases = st.number_input(
+        "Minimum of cases, and of controls", FEWEST_CASES, 100_000,
+        defaults.settings.minimum_cases, key=f"minimum_cases-{key}",
+    )  # fmt: skip
+    refine = _choice("Method", REFINEMENTS, "p", f"refine-{key}")
+    permutations = st.number_input(
+        "Permutations for a family-wise p (0: none)", 0, 10_000, 0, step=100,
+        key=f"permutations-{key}",
+    )  # fmt: skip
+    compare = st.toggle(
+        "Compare prototypes with classes (takes minutes)", key=f"compare-{key}",
+        disabled=not can_compare,
+        help="Best prototype against best class of each phecode, specificity, distance "
+        "within classes, prediction from all together. Needs all prototypes and class "
+        "predictions, and one ECG a patient.",
+    )  # fmt: skip
+    return int(minimum_cases), [
+        *(["--firth", "--refine", "all"] if refine == "firth" else ["--refine", refine]),
+        *(["--permutations", str(permutations)] if permutations else []),
+        *(["--compare"] if compare and can_compare else []),
+    ]
 
 
 _KNOWN = {"person_id", "sex", "age", "birth_date", "birth_year"}
-
-
-def _is_number(column: pd.Series) -> bool:
-    return pd.api.types.is_float_dtype(column) and column.name not in _KNOWN
 
 
 def _choice(label: str, options: Mapping[str, str], default: str, key: str) -> str:
@@ -342,9 +390,14 @@ def show_job(job: Job) -> None:
 
 
 def show_progress(job_id: str, was_running: bool) -> None:
+    with _widgets.guard():
+        _show_progress(job_id, was_running)
+
+
+def _show_progress(job_id: str, was_running: bool) -> None:
     job = find_job(jobs_folder(), job_id)
-    if was_running and job.state is not JobState.RUNNING:
-        st.rerun()
+    if was_running != (job.state is JobState.RUNNING):
+        st.rerun()  # the whole page: it looks again only while something runs
     _widgets.show([_panels.job_state(job)], key="job")
     if job.state is JobState.RUNNING:
         share = job.done / job.of if job.of else 0.0
@@ -352,17 +405,21 @@ def show_progress(job_id: str, was_running: bool) -> None:
         st.caption(
             "This tab may be closed: the run goes on, and stands in the list of runs."
         )
-        if st.button("Cancel", key="cancel"):
-            cancel_job(jobs_folder(), job_id)
+        st.button("Cancel", key="cancel", on_click=cancel_job, args=(jobs_folder(), job_id))
         return
-    if job.can_resume and st.button("Resume", type="primary", key="resume"):
-        try:
-            resume_job(jobs_folder(), job_id)
-        except OutputBusy as error:
-            st.warning(str(error))
-            return
-        st.rerun()
-    st.caption("Resuming runs the same command again; finished parts are kept.")
+    if job.can_resume:
+        st.button("Resume", type="primary", key="resume", on_click=resume, args=(job_id,))
+        st.caption("Resuming runs the same command again; finished parts are kept.")
+    if message := st.session_state.pop("refused", None):
+        st.warning(message)
+
+
+def resume(job_id: str) -> None:
+    """Run the command of a job that ended early again."""
+    try:
+        resume_job(jobs_folder(), job_id)
+    except OutputBusy as error:
+        st.session_state["refused"] = str(error)
 
 
 def _progress_words(job: Job) -> str:
@@ -404,27 +461,42 @@ def show_finished(key: str, cohort: CohortFolder, job: Job) -> None:
         return
     _widgets.show([_panels.facts(_about(result))], key="about")
     table = _overview(job.job_id, stamp, result)
-    exposure = choose_exposure(job.job_id, table)
-    explore(cohort, result, exposure)
-    show_comparisons(result)
-    if result.survival is not None:
+    views = [view for view in VIEWS if view != "time" or result.survival is not None]
+    view = st.segmented_control(
+        "Show", views, default=views[0], required=True, format_func=VIEWS.__getitem__,
+        key="view",
+    )  # fmt: skip
+    if view == "exposure":
+        explore(cohort, result, choose_exposure(job.job_id, table))
+    elif view == "comparisons":
+        show_comparisons(result)
+    elif view == "not_tested":
+        show_not_tested(result, table)
+    elif view == "time" and result.survival is not None:
         show_survival(result.survival)
-    show_not_tested(result, exposure)
-    show_rules(result)
+    else:
+        show_rules(result)
 
 
 def _about(result: AssociationResult) -> dict[str, str]:
-    manifest = result.manifest
+    manifest, settings = result.manifest, result.manifest["settings"]
+    linking = settings["linking"]
+    rule = RULES[linking["rule"]].split(":")[0].lower()
+    if linking["rule"] == "window":
+        rule = f"{linking['days_before']} days before to {linking['days_after']} after"
     return {
         "Tests": f"{result.n_tests:,}",
         "Exposures": f"{len(result.exposures):,}",
-        "Phecodes tested": f"{manifest.get('n_phecodes_tested', 0):,} of "
-        f"{manifest.get('n_phecodes', 0):,}",
-        "Patients": f"{manifest.get('n_patients', 0):,}",
-        "Phecode version": str(result.cohort.get("phecode_version", "")),
-        "Adjusted for": ", ".join(manifest.get("covariates", ())) or "nothing",
-        "Model": f"{manifest.get('model', '')} {manifest.get('bundle_hash', '')[:8]}",
-        "Run": str(manifest.get("run_id", "")),
+        "Phecodes tested": f"{manifest['n_phecodes_tested']:,} of "
+        f"{manifest['n_phecodes']:,} (version {result.cohort.get('phecode_version', '')})",
+        "Patients": f"{manifest['n_patients']:,}",
+        "A case has": count(settings["cases"]["minimum_codes"], "code") + " or more",
+        "Codes that count": rule,
+        "ECG": UNITS[linking["unit"]].lower(),
+        "Adjusted for": ", ".join(settings["covariates"]) or "nothing",
+        "Minimum": f"{settings['settings']['minimum_cases']:,} cases and controls",
+        "Model": f"{manifest['model']} {manifest['bundle_hash'][:8]}",
+        "Run": str(manifest["run_id"]),
     }
 
 
@@ -482,6 +554,11 @@ def choose_exposure(job_id: str, table: pd.DataFrame) -> str:
 @st.fragment
 def explore(cohort: CohortFolder, result: AssociationResult, exposure: str) -> None:
     """Plot, table, forest and the chosen phecode of one exposure share one selection."""
+    with _widgets.guard():
+        _explore(cohort, result, exposure)
+
+
+def _explore(cohort: CohortFolder, result: AssociationResult, exposure: str) -> None:
     name = exposure_name(result, exposure)
     st.header("All phecodes", anchor=False)
     st.text(name)
@@ -498,7 +575,12 @@ def explore(cohort: CohortFolder, result: AssociationResult, exposure: str) -> N
         size_by_odds_ratio=by_size,
         marked=marked,
     )
-    show_figure(drawing, key="manhattan", on_select=_select_in_plot)
+    _widgets.show_figure(drawing, key="manhattan", on_select=_select_in_plot)
+    st.caption(
+        "Click a point to choose its phecode, or draw a box with the tool above the plot; "
+        "a double click chooses none. What lies beyond the axis is an arrow with its value."
+    )
+    st.text(_coverage(result, exposure))
     if n_hidden:
         st.caption(f"{count(n_hidden, 'row')} with few patients are not shown here.")
     tested = top_rows(rows, len(rows))
@@ -508,7 +590,7 @@ def explore(cohort: CohortFolder, result: AssociationResult, exposure: str) -> N
     selected = [
         one for one in st.session_state.get("selected", ()) if one in set(tested["phecode"])
     ]
-    left, right = st.columns([1, 1], gap="medium")
+    left, right = st.columns([5, 7], gap="medium")
     with left:
         show_table(result, tested, selected, exposure)
     with right:
@@ -518,7 +600,7 @@ def explore(cohort: CohortFolder, result: AssociationResult, exposure: str) -> N
             if len(chosen) else f"Odds ratios of the {min(len(tested), 20)} strongest",
             anchor=False,
         )  # fmt: skip
-        show_figure(
+        _widgets.show_figure(
             draw_forest(chosen if len(chosen) else tested.head(20), name=name), key="forest"
         )
         if len(chosen) > MAX_FOREST:
@@ -553,7 +635,7 @@ def show_table(
     """The tested phecodes, what was chosen in the plot first; search and export."""
     st.subheader("Table", anchor=False)
     words = st.text_input(
-        "Search phecode or name", key="search", placeholder="heart"
+        "Search phecode or name", key="search", placeholder="for example heart"
     ).lower()
     table = tested
     if words:
@@ -588,11 +670,12 @@ def show_table(
 
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:
-    return {
+    columns: dict[str, Any] = {
         name: st.column_config.NumberColumn(format=kind)
         for name, kind in NUMBERS.items()
         if name in table
     }
+    return columns | {"phecode_string": st.column_config.TextColumn(width=190)}
 
 
 def show_exports(result: AssociationResult, exposure: str) -> None:
@@ -623,29 +706,17 @@ def show_exports(result: AssociationResult, exposure: str) -> None:
     )
 
 
-def show_figure(drawing: Drawing, *, key: str, on_select: Any = None) -> None:  # noqa: ANN401
-    """A figure in the theme of the page, with its words for those who cannot see it."""
-    options: dict[str, Any] = {}
-    if on_select is not None:
-        options = {"on_select": on_select, "selection_mode": ("points", "box")}
-    st.plotly_chart(
-        drawing.figure,
-        key=key,
-        alt=drawing.alt,
-        config={"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "autoScale2d"]},
-        **options,
-    )
-
-
 # Comparisons
 
 
 def show_comparisons(result: AssociationResult) -> None:
     """Prototypes against classes: each comparison as a sentence, a figure and a table."""
-    st.header("Prototypes against classes", anchor=False)
     tables = result.comparisons
     if not tables:
-        st.text("Not computed in this run: switch “Compare prototypes with classes” on.")
+        st.info(
+            "Not computed in this run. Set up a new run with “Compare prototypes with "
+            "classes” switched on."
+        )
         return
     held_out = tables.get("best_held_out")
     if held_out is not None and len(held_out):
@@ -654,13 +725,13 @@ def show_comparisons(result: AssociationResult) -> None:
         st.subheader("Distance between the prototypes of a class", anchor=False)
         st.text(str(result.sentences.get("distances", "")))
         named = rows.assign(label=[_label(one) for one in rows["label"]])
-        show_figure(draw_distances(named), key="distances")
+        _widgets.show_figure(draw_distances(named), key="distances")
         _as_table(named, "distances")
     if (rows := tables.get("specificity")) is not None and len(rows):
         st.subheader("In how many disease categories?", anchor=False)
         for sentence in _sentences(result, "specificity"):
             st.text(sentence)
-        show_figure(draw_specificity(rows), key="specificity")
+        _widgets.show_figure(draw_specificity(rows), key="specificity")
         _as_table(rows, "specificity")
     if (rows := tables.get("prediction")) is not None and len(rows):
         st.subheader("All prototypes together against all classes together", anchor=False)
@@ -669,7 +740,7 @@ def show_comparisons(result: AssociationResult) -> None:
             with_names(rows, result), first="prototypes", second="classes",
             names=("all prototypes", "all class predictions"), title="Prediction",
         )  # fmt: skip
-        show_figure(drawing, key="prediction")
+        _widgets.show_figure(drawing, key="prediction")
         _as_table(drawing.table, "prediction")
 
 
@@ -702,7 +773,7 @@ def show_best(result: AssociationResult) -> None:
         names=("best prototype", f"best of the {KIND_WORDS.get(against, against)}"),
         title="Best prototype",
     )  # fmt: skip
-    show_figure(drawing, key="best")
+    _widgets.show_figure(drawing, key="best")
     _as_table(drawing.table, "best")
 
 
@@ -728,7 +799,6 @@ def _label(label: str) -> str:
 
 def show_survival(rows: pd.DataFrame) -> None:
     """Hazard ratios of the strongest pairs, with their checks."""
-    st.header("Time to the first code after the ECG", anchor=False)
     st.caption(
         "Cox models, hazard ratio per standard deviation. Patients who had the code before "
         "the ECG are left out and counted."
@@ -742,41 +812,49 @@ def show_survival(rows: pd.DataFrame) -> None:
 # What was not tested, and the rules
 
 
-def show_not_tested(result: AssociationResult, exposure: str) -> None:
-    """Counts by reason, and the rows: no silent gap."""
-    st.header("Why not tested", anchor=False)
+def _coverage(result: AssociationResult, exposure: str) -> str:
     rows = result.rows_of(exposure)
-    n_tested = len(rows_tested(rows))
     reasons = not_tested_table(rows)
-    settings = result.manifest.get("settings", {}).get("settings", {})
-    sentence = coverage_sentence(
-        n_tested,
+    return coverage_sentence(
+        len(rows_tested(rows)),
         dict(zip(reasons["code"], reasons["not_tested"], strict=True)),
-        minimum_cases=settings.get("minimum_cases"),
+        minimum_cases=result.manifest["settings"]["settings"]["minimum_cases"],
     )
-    st.text(f"{exposure_name(result, exposure)}. {sentence}")
-    lacking, n_hidden = hide_small(
-        rows[rows["status"] != "tested"].reset_index(drop=True), _cohorts.smallest_shown()
+
+
+def show_not_tested(result: AssociationResult, table: pd.DataFrame) -> None:
+    """Counts by reason, and the rows: no silent gap."""
+    names = dict(zip(table["exposure"], table["name"], strict=True))
+    exposure = st.selectbox(
+        "Exposure", list(names), format_func=names.__getitem__, key="not_tested_of"
     )
-    chosen = st.pills("Show the rows of", reasons["code"].tolist(), key="why")
-    if chosen:
-        shown = lacking[lacking["code"] == chosen]
-        st.dataframe(
-            shown,
-            hide_index=True,
-            column_order=["phecode", "phecode_string", "phecode_category", "cases",
-                          "controls", "n_excluded", "sex_restriction", "code", "note"],
-            column_config=_columns(shown),
-            key="not_tested",
-            alt=f"{len(shown)} phecodes that were not tested.",
-        )  # fmt: skip
-        if n_hidden:
-            st.caption(f"{count(n_hidden, 'row')} with few patients are not shown here.")
+    st.text(_coverage(result, exposure))
+    rows = result.rows_of(exposure)
+    reasons = not_tested_table(rows).set_index("code")
+    if reasons.empty:
+        return
+    code = st.segmented_control(
+        "Reason", list(reasons.index), default=reasons.index[0], required=True, key="why",
+        format_func=lambda one: f"{reasons.loc[one, 'reason']} "
+        f"({reasons.loc[one, 'not_tested']:,})",
+    )  # fmt: skip
+    lacking = rows[rows["code"] == code].reset_index(drop=True)
+    shown, n_hidden = hide_small(lacking, _cohorts.smallest_shown())
+    st.dataframe(
+        shown,
+        hide_index=True,
+        column_order=["phecode", "phecode_string", "cases", "controls", "n_excluded",
+                      "sex_restriction", "phecode_category", "code", "note"],
+        column_config=_columns(shown),
+        key="not_tested",
+        alt=f"{len(shown)} phecodes that were not tested.",
+    )  # fmt: skip
+    if n_hidden:
+        st.caption(f"{count(n_hidden, 'row')} with few patients are not shown here.")
 
 
 def show_rules(result: AssociationResult) -> None:
     """Who was analysed, and by which rules."""
-    st.header("Who was analysed, and by which rules", anchor=False)
     table = attrition_table(result.cohort)
     st.dataframe(
         table,

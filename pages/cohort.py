@@ -1,6 +1,8 @@
 """A cohort: its recordings as a worklist, the first open beside it, and its attrition."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -86,7 +88,7 @@ def show_worklist(key: str, cohort: CohortFolder, worklist: Worklist) -> None:
     pages = -(-len(rows) // PAGE)
     page = st.pagination(pages, key=f"page-{key}") if pages > 1 else 1
     on_page = page_of(rows, page, PAGE)
-    left, right = st.columns([5, 6], gap="medium")
+    left, right = st.columns([6, 6], gap="medium")
     with left:
         table = shown_rows(worklist, on_page, label, reviewed)
         state = st.dataframe(
@@ -98,7 +100,10 @@ def show_worklist(key: str, cohort: CohortFolder, worklist: Worklist) -> None:
             on_select="rerun",
             column_config={
                 "Time": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
-                "Age": st.column_config.NumberColumn(format="%.0f y"),
+                "Age": st.column_config.NumberColumn(format="%.0f y", width=55),
+                "Seen": st.column_config.TextColumn(width=50),
+                "Probability": st.column_config.TextColumn(width=85),
+                "Sex": st.column_config.TextColumn(width=70),
             },
             alt=f"Worklist, page {page} of {pages}: {len(on_page)} recordings.",
         )
@@ -177,7 +182,6 @@ def shown_rows(
     table = worklist.table.iloc[rows]
     return pd.DataFrame(
         {
-            "Seen": ["✓" if one in reviewed else "" for one in table["record_id"]],
             "Probability": [format_probability(one) for one in table[PROBABILITY + label]],
             "Recording": table["record_id"].to_numpy(),
             "Time": table["time"].to_numpy(),
@@ -185,6 +189,7 @@ def shown_rows(
             "Sex": table["sex"].to_numpy(),
             "Outcome": [BADGES[Outcome(one)] for one in table["outcome"]],
             "Code": table["code"].to_numpy(),
+            "Seen": ["✓" if one in reviewed else "" for one in table["record_id"]],
         }
     )
 
@@ -208,9 +213,14 @@ def show_recording(
                 query_params={"record": entry.record},
             )
         seen = record_id in reviewed
-        if st.button("Mark as unread" if seen else "Mark as reviewed", key="review"):
-            mark_reviewed(reviews_file(), key, record_id, is_reviewed=not seen, reviewer="")
-            st.rerun()
+        st.button(
+            "Mark as unread" if seen else "Mark as reviewed",
+            key="review",
+            on_click=partial(
+                mark_reviewed, reviews_file(), key, record_id, is_reviewed=not seen,
+                reviewer="",
+            ),
+        )  # fmt: skip
     outcome = Outcome(one["outcome"])
     nodes = [_panels.verdict(outcome, str(one["code"]), str(one["message"]))]
     thresholds = _widgets.thresholds(worklist.model)
@@ -278,10 +288,11 @@ def show_steps(steps: Sequence[AttritionStep], *, key: str) -> None:
             "dropped ": [step.dropped_recordings for step in steps],
         }
     )
-    numbers = {
+    numbers: dict[str, Any] = {
         name: st.column_config.NumberColumn(format="localized")
         for name in table.columns[1:]
     }
+    numbers["Rule"] = st.column_config.TextColumn(width="large")
     last = steps[-1]
     st.dataframe(
         table,

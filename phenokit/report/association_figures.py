@@ -28,6 +28,7 @@ from phenokit.report.associations import (
     top_rows,
 )
 from phenokit.report.ecg_paper import BANNER
+from phenokit.report.explanation import format_signed
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -116,16 +117,13 @@ def draw_manhattan(
         effect = np.abs(np.log(shown["odds_ratio"].to_numpy(float)))
         size = 6 + 12 * np.clip(np.nan_to_num(effect) / np.log(4), 0, 1)
     hover = [_hover(row) for row in shown.to_dict("records")]
-    for is_up, symbol, words in (
-        (True, UP, "more frequent with a higher exposure (odds ratio above 1)"),
-        (False, DOWN, "less frequent (odds ratio below 1)"),
-    ):
+    for is_up, symbol in ((True, UP), (False, DOWN)):
         here = np.flatnonzero(up == is_up)
         figure.add_scatter(
             x=x[here],
             y=drawn[here],
             mode="markers",
-            name=words,
+            showlegend=False,
             marker={
                 "symbol": [ARROW if is_beyond[i] else symbol for i in here],
                 "size": [12 if is_beyond[i] else size[i] for i in here],
@@ -137,8 +135,17 @@ def draw_manhattan(
             hovertext=[hover[i] for i in here],
             hoverinfo="text",
         )
+    for symbol, words in (
+        (UP, "more frequent with a higher exposure (odds ratio above 1)"),
+        (DOWN, "less frequent (odds ratio below 1)"),
+    ):
+        figure.add_scatter(
+            x=[None], y=[None], mode="markers", name=words, hoverinfo="skip",
+            marker={"symbol": symbol, "size": 9, "color": PALETTE[-1]},
+        )  # fmt: skip
     _ring(figure, shown["phecode"].isin(list(marked)).to_numpy(), x, drawn)
-    right = spans[-1][2] if spans else 1.0
+    # A margin at the right, where the lines have their names.
+    right = 1.05 * spans[-1][2] if spans else 1.0
     _level_line(figure, -log10(LEVEL), "p = 0.05", BLUE, "dot", right)
     words = f"p = 0.05 / {n_tests:,} tests = {format_p(threshold)}"
     _level_line(figure, threshold, words, RED, "dash", right)
@@ -400,7 +407,7 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
         type="line", x0=1, x1=1, y0=-0.7, y1=len(shown) - 0.3,
         line={"color": PALETTE[-1], "width": 1.5}, layer="below",
     )  # fmt: skip
-    heads = (("odds ratio (95 %)", 0.655), ("cases / controls", 0.845))
+    heads = (("odds ratio (95 %)", 0.56), ("cases / controls", 0.81))
     for words, x in heads:
         _write(figure, x, len(shown) - 0.05, f"<b>{words}</b>")
     for position, (_, row) in zip(y, shown.iterrows(), strict=True):
@@ -410,9 +417,10 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
         counts = f"{int(row['cases']):,} / {int(row['controls']):,}"
         _write(figure, heads[1][1], float(position), counts)
     figure.update_xaxes(
-        type="log", range=[log10(lowest) - 0.02, log10(highest) + 0.02], domain=[0, 0.63],
-        tickvals=[t for t in _TICKS if lowest <= t <= highest],
-        ticktext=[f"{t:g}" for t in _TICKS if lowest <= t <= highest],
+        type="log", range=[log10(lowest) - 0.02, log10(highest) + 0.02], domain=[0, 0.54],
+        tickvals=_ticks(lowest, highest),
+        ticktext=[f"{tick:g}" for tick in _ticks(lowest, highest)],
+        tickangle=0,
         title=f"odds ratio {_per(shown)}, log scale", zeroline=False, title_standoff=8,
     )  # fmt: skip
     figure.update_yaxes(
@@ -434,9 +442,18 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
 
 
 _TICKS = (
-    0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20,
-    50, 100,
-)  # fmt: skip
+    (0.9, 0.95, 1.0, 1.05, 1.1),
+    (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0),
+    (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+    (0.01, 0.1, 1.0, 10.0, 100.0),
+)
+"""Ticks for a narrow, a usual, a wide and a very wide axis of odds ratios."""
+
+
+def _ticks(lowest: float, highest: float) -> list[float]:
+    width = log10(highest / lowest)
+    ticks = _TICKS[int(np.searchsorted([0.09, 0.5, 1.8], width))]
+    return [tick for tick in ticks if lowest <= tick <= highest]
 
 
 def _forest_axis(
@@ -594,8 +611,7 @@ def draw_comparison(
     _write(figure, 0.85, len(shown) - 0.05, "<b>cases / controls</b>")
     for at, (_, row) in zip(y, shown.iterrows(), strict=True):
         mark = " ●" if row["q_bh"] <= LEVEL else ""
-        difference = f"{row['difference']:+.2f}".replace("-", "−")
-        _write(figure, 0.7, float(at), difference + mark)
+        _write(figure, 0.7, float(at), format_signed(row["difference"]) + mark)
         counts = f"{int(row['cases']):,} / {int(row['controls']):,}"
         _write(figure, 0.85, float(at), counts)
     figure.update_xaxes(
@@ -716,7 +732,7 @@ def draw_specificity(rows: pd.DataFrame) -> Drawing:
 
 def _phecode_labels(rows: pd.DataFrame) -> list[str]:
     return [
-        escape(_short(f"{row['phecode']} {row['phecode_string']}", 44))
+        escape(_short(f"{row['phecode']} {row['phecode_string']}", 36))
         for _, row in rows.iterrows()
     ]
 

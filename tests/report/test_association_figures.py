@@ -37,7 +37,7 @@ def manhattan(rows, **options):
 
 def test_every_tested_phecode_is_one_point_that_knows_its_code(association_rows):
     rows = association_rows(200)
-    up, down = manhattan(rows).figure.data
+    up, down, *_ = manhattan(rows).figure.data
     shown = rows_tested(rows)
     assert sorted([*up.customdata, *down.customdata]) == sorted(shown["phecode"])
     assert set(up.marker.symbol) == {"triangle-up"}
