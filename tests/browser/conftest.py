@@ -21,12 +21,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
-def running_app(demo: Path, log: Path) -> Iterator[str]:
+def running_app(demo: Path, log: Path, **variables: str) -> Iterator[str]:
     """Address of an app that lives as long as the context."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PHENOKIT_DEMO": str(demo)}
+    environment = {**os.environ, "PHENOKIT_DEMO": str(demo), **variables}
     command = [
         sys.executable,
         "-m",
