@@ -359,7 +359,9 @@ def _associate(table: "pd.DataFrame") -> _Reading:
     names = [name for name in COVARIATES if name in table]
     covariates = encode_covariates(table, names) if names else no_covariates(len(table))
     info = {
-        **{"phecode": ["case"], "phecode_string": [""], "phecode_category": [""]},
+        "phecode": ["case"],
+        "phecode_string": [""],
+        "phecode_category": [""],
         "sex_restriction": ["Both"],
     }
     row = associate(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from phenokit.evidence.logistic import Design, row_blocks, sigmoid_in_place, symmetric
+from phenokit.evidence.logistic import Design, row_blocks, symmetric
 
 MAX_STEPS = 200
 MAX_CHANGE = 2.0
@@ -44,12 +44,13 @@ class FirthFits:
         The standard error is that of the information; under separation the interval, not
         this, says how sure the estimate is.
     low, high
-        Profile penalised likelihood interval of the log odds ratio; infinite where the
-        profile never falls far enough.
+        Profile penalised likelihood interval of the log odds ratio; an end is infinite
+        where the profile does not fall far enough within `FARTHEST`, or jumps between two
+        maxima on its way.
     likelihood_ratio
         Penalised likelihood-ratio statistic of no effect: chi-square, 1 degree of freedom.
     converged
-        Whether all fits ended.
+        Whether the maximum was found, and that without an effect.
     """
 
     log_odds_ratio: Float64[Array, " exposure"]
@@ -101,8 +102,8 @@ def fit_firth(
     full = model.maximise(null.parameters, tolerance=CONVERGED, held=False)
     error = np.sqrt(np.linalg.inv(full.information)[:, -1, -1])
     drop = float(chdtri(1, 1 - confidence)) / 2
-    low, low_found = model.bound(full, -error, drop)
-    high, high_found = model.bound(full, error, drop)
+    low = model.bound(full, -error, drop)
+    high = model.bound(full, error, drop)
     gain = 2 * (full.log_likelihood - null.log_likelihood)
     return FirthFits(
         log_odds_ratio=full.parameters[-1],
@@ -110,8 +111,20 @@ def fit_firth(
         low=low,
         high=high,
         likelihood_ratio=np.maximum(gain, 0),
-        converged=null.converged & full.converged & low_found & high_found,
+        converged=null.converged & full.converged,
     )
+
+
+def _solve(
+    information: Float64[Array, "fit parameter parameter"],
+    gradient: Float64[Array, "parameter fit"],
+) -> Float64[Array, "parameter fit"]:
+    """Newton steps, scaled to a unit diagonal since weights may be very small."""
+    diagonal = np.maximum(np.einsum("fkk->fk", information), 1e-300)
+    scale = (1 / np.sqrt(diagonal))[:, :, None]
+    scaled = information * scale * scale.transpose(0, 2, 1)
+    scaled += 1e-13 * np.eye(scaled.shape[1])
+    return (np.linalg.solve(scaled, gradient.T[:, :, None] * scale) * scale)[:, :, 0].T
 
 
 @dataclass(frozen=True)
@@ -157,16 +170,17 @@ class _Model:
         at = self._evaluate(parameters, chosen)
         value, gradient, information = at.log_likelihood, at.gradient, at.information
         converged = np.zeros(len(chosen), dtype=bool)
+        share = np.ones(len(chosen))  # of the next step that is taken
         for _ in range(MAX_STEPS):
-            active = np.flatnonzero(~converged)
-            right = gradient[free, active].T[:, :, None]
-            change = np.linalg.solve(information[active][:, free, free], right)[:, :, 0].T
+            # Far out the information is singular, and nothing leads back.
+            active = np.flatnonzero(~converged & np.isfinite(value))
+            change = _solve(information[active][:, free, free], gradient[free, active])
             converged[active] = np.abs((change * gradient[free, active]).sum(0)) < tolerance
             change, active = change[:, ~converged[active]], active[~converged[active]]
             if not len(active):
                 break
             longest = np.abs(change).max(axis=0, initial=0)
-            change *= np.minimum(1, MAX_CHANGE / np.maximum(longest, 1e-300))
+            change *= np.minimum(share[active], MAX_CHANGE / np.maximum(longest, 1e-300))
             while len(active):
                 moved = parameters[:, active]
                 moved[free] += change
@@ -174,6 +188,16 @@ class _Model:
                 floor = value[active] - 1e-12 * np.abs(value[active])
                 better = (there.log_likelihood >= floor) | (np.abs(change).max(0) < 1e-9)
                 taken = active[better]
+                # The penalty bends the likelihood more than the information says: of a
+                # step to a single exposed patient half is right, and the whole of it would
+                # go to and fro for ever. The slopes along a step tell the next one's share.
+                slopes = [
+                    (change[:, better] * g).sum(axis=0)
+                    for g in (gradient[free, taken], there.gradient[free][:, better])
+                ]
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    turned = np.nan_to_num(slopes[1] / slopes[0])
+                share[taken] = 1 / (1 + np.clip(-turned, 0, 1))
                 parameters[:, taken] = moved[:, better]
                 value[taken] = there.log_likelihood[better]
                 gradient[:, taken] = there.gradient[:, better]
@@ -189,7 +213,7 @@ class _Model:
         n_columns = design.values.shape[1]
         all_exposures = n_fits == self.exposures.shape[1]
         exposures = self.exposures if all_exposures else self.exposures[:, which]
-        mean = np.empty((len(exposures), n_fits))
+        mean, weights = np.empty((2, len(exposures), n_fits))
         products = np.zeros((len(design.pairs[0]), n_fits))
         across = np.zeros((n_columns, n_fits))
         own = np.zeros(n_fits)
@@ -198,16 +222,20 @@ class _Model:
         for rows in blocks:
             columns, exposure = design.values[rows], exposures[rows]
             eta = columns @ parameters[:-1] + exposure * parameters[-1]
-            with np.errstate(over="ignore"):
-                at = sigmoid_in_place(eta)
-            mean[rows] = at
-            weight = at * (1 - at)
+            # Of the smaller of the two probabilities, so that no weight becomes zero.
+            small = np.exp(-np.abs(eta))
+            log_likelihood += np.minimum(
+                np.where(self.is_case[rows, None], eta, -eta), 0
+            ).sum(axis=0)
+            log_likelihood -= np.log1p(small).sum(axis=0)
+            whole = 1 + small
+            weight = small / (whole * whole)
+            weights[rows] = weight
+            mean[rows] = np.where(eta < 0, small, 1) / whole
             products += design.products(rows) @ weight
             weighted = exposure * weight
             across += columns.T @ weighted
             own += (exposure * weighted).sum(axis=0)
-            seen = np.where(self.is_case[rows, None], at, 1 - at)
-            log_likelihood += np.log(np.maximum(seen, 1e-300)).sum(axis=0)
         information = np.empty((n_fits, n_columns + 1, n_columns + 1))
         information[:, :-1, :-1] = symmetric(products, design)
         information[:, :-1, -1] = information[:, -1, :-1] = across.T
@@ -224,7 +252,7 @@ class _Model:
             leverage = design.products(rows).T @ of_pairs
             leverage += exposure * (2 * (columns @ inverse[:, :-1, -1].T))
             leverage += exposure * exposure * inverse[:, -1, -1]
-            leverage *= at * (1 - at)
+            leverage *= weights[rows]
             residual = self.is_case[rows, None] - at + leverage * (0.5 - at)
             gradient[:-1] += columns.T @ residual
             gradient[-1] += (exposure * residual).sum(axis=0)
@@ -232,7 +260,7 @@ class _Model:
 
     def bound(
         self, full: _Maximum, step: Float64[Array, " exposure"], drop: float
-    ) -> tuple[Float64[Array, " exposure"], Bool[Array, " exposure"]]:
+    ) -> Float64[Array, " exposure"]:
         """Where each profile has fallen by `drop` on the side of the maximum of `step`.
 
         Newton's method on the profile, whose derivative is that of the penalised
@@ -260,7 +288,8 @@ class _Model:
             out = (above > 0) & (np.abs(here - estimate[todo]) > FARTHEST)
             ended = (np.abs(above) < ON_BOUND) | out
             found[todo] = ended
-            usable[todo] &= profile.converged
+            # Beyond `FARTHEST` it is enough that the profile has not fallen so far.
+            usable[todo] = profile.converged | out
             near[todo] = np.where(above > 0, here, near[todo])
             far[todo] = np.where(above > 0, far[todo], here)
             inner, outer = near[todo], far[todo]
@@ -280,4 +309,4 @@ class _Model:
             position[todo] = np.where(
                 out, np.copysign(np.inf, side), np.where(ended, here, guess)
             )
-        return position, found & usable
+        return np.where(found & usable, position, np.copysign(np.inf, step))

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 
 from phenokit.cohort import PhecodeStatus
 
 ELEMENTS_AT_ONCE = 1 << 16
 """Elements of a row block of a matrix: half a megabyte in float64, so it stays in cache."""
+PRODUCTS_KEPT = 1 << 25
+"""Products of columns that are kept rather than made anew: 256 MiB in float64."""
 MAX_STEPS = 50
 FARTHEST = 30.0
 """Largest coefficient, of standardised columns, that a first guess may have."""
@@ -36,8 +38,9 @@ CONVERGED = 1e-9
 """Newton decrement before the last step of a null model; that step squares it."""
 SETTLED = 1e-11
 """Newton decrement at which a standard error is right to some 1e-7 of itself."""
-SEPARATED = 1e-3
-"""Share of the null information below which an estimate has run away to infinity."""
+SEPARATED = 1e-6
+"""Share of the null information below which an estimate has run away to infinity: of a
+strong effect some 1e-4 is left, and of a runaway `SETTLED` leaves less than 1e-8."""
 
 Array = np.ndarray
 
@@ -68,11 +71,25 @@ class Design:
 
     def products(self, rows: slice, dtype: type = np.float64) -> Float[Array, "pair row"]:
         """The different products of two columns, for some rows; a pair is contiguous."""
+        if len(self.pairs[0]) * len(self.values) > PRODUCTS_KEPT:
+            return self._multiplied(rows, dtype)
+        kept = self._double_products if dtype is np.float64 else self._single_products
+        return kept[:, rows]
+
+    def _multiplied(self, rows: slice, dtype: type) -> Float[Array, "pair row"]:
         left, right = self.pairs
         block = self._transposed[:, rows].astype(dtype)
         products = block[left]
         products *= block[right]
         return products
+
+    @cached_property
+    def _double_products(self) -> Float64[Array, "pair row"]:
+        return self._multiplied(slice(None), np.float64)
+
+    @cached_property
+    def _single_products(self) -> Float32[Array, "pair row"]:
+        return self._double_products.astype(np.float32)
 
     def at_rows(self, rows: Int64[Array, " row"]) -> "Design":
         """Some of the rows, standardised as before."""
@@ -425,6 +442,13 @@ class _ExposureFit:
     case_rows: Int[Array, " case"]
     excluded_rows: Int[Array, " excluded"]
 
+    @cached_property
+    def case_sums(self) -> Float64[Array, "parameter exposure"]:
+        """Sums over the cases of the columns and, last, of each exposure."""
+        columns = self.design.values[self.case_rows].sum(axis=0)
+        exposures = self.exposures[self.case_rows].sum(axis=0)
+        return np.vstack([np.repeat(columns[:, None], len(exposures), axis=1), exposures])
+
     def log_likelihood_of(self, coefficients: Float64[Array, " column"]) -> float:
         """Of the null model."""
         with np.errstate(over="ignore"):
@@ -447,38 +471,35 @@ class _ExposureFit:
         """
         design, n_active = self.design, len(active)
         n_rows, n_columns = design.values.shape
-        gradient = np.zeros((n_columns + 1, n_active))
         products = np.zeros((len(design.pairs[0]), n_active))
         across = np.zeros((n_columns, n_active))
         own = np.zeros(n_active)
-        log_likelihood = np.zeros(n_active)
         chosen = slice(None) if n_active == self.exposures.shape[1] else active
+        case_sums = self.case_sums[:, chosen]
+        gradient = case_sums.copy()
+        log_likelihood = np.einsum("pe,pe->e", case_sums, parameters)
         blocks = row_blocks(n_rows, n_active)
         # Kept from block to block: fresh memory costs more than the arithmetic in it.
         buffers = np.empty((2, blocks[0].stop, n_active))
         for rows in blocks:
             columns, exposure = design.values[rows], self.exposures[rows][:, chosen]
-            cases = _within(self.case_rows, rows)
-            excluded = _within(self.excluded_rows, rows)
             mean, weight = buffers[:, : len(columns)]
             np.matmul(columns, parameters[:-1], out=mean)
             np.multiply(exposure, parameters[-1], out=weight)
             mean += weight
             sigmoid_in_place(mean)
-            mean[excluded] = 0
+            mean[_within(self.excluded_rows, rows)] = 0
+            gradient[:-1] -= columns.T @ mean
+            gradient[-1] -= np.einsum("ne,ne->e", exposure, mean)
             np.multiply(mean, mean, out=weight)
             np.subtract(mean, weight, out=weight)
-            np.negative(mean, out=mean)
-            mean[cases] += 1  # the residual
-            gradient[:-1] += columns.T @ mean
-            gradient[-1] += np.einsum("ne,ne->e", exposure, mean)
             products += design.products(rows, coarse) @ weight.astype(coarse, copy=False)
             weight *= exposure
             across += columns.T @ weight
             own += np.einsum("ne,ne->e", exposure, weight)
             if coarse is np.float64:
-                np.abs(mean, out=mean)
-                np.subtract(1, mean, out=mean)  # the probability of what was seen
+                np.subtract(1, mean, out=mean)
+                # of the case sums and this: y eta + log(1 - mean)
                 log_likelihood += np.log(mean, out=mean).sum(axis=0)
         information = np.zeros((n_active, n_columns + 1, n_columns + 1))
         information[:, :-1, :-1] = symmetric(products, design)
