@@ -358,7 +358,8 @@ def _scan_part(
     cells.n_excluded[index, :] = plan["n_excluded"].to_numpy()
     cells.code[index, :] = plan["code"].to_numpy()
     varies = _varies(part.exposures)
-    cells.code[part.chosen[~varies]] = "N_CONSTANT"
+    constant = [first_code([code, "N_CONSTANT"]) for code in plan["code"]]
+    cells.code[part.chosen[~varies]] = constant
     tested = np.flatnonzero(plan["code"] == "OK")
     done = len(status) - len(tested)
     yield done
@@ -515,8 +516,6 @@ def _refine(
                 columns,
                 case_rows=block.case_rows[j],
                 excluded_rows=block.excluded_rows[j],
-                null_coefficients=null.coefficients[:, j],
-                null_information=scores.information[some[chosen], j],
                 start=scores.start(null, j, some[chosen]),
             )
             at = (part.chosen[some[chosen]], phecode)

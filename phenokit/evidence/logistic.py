@@ -34,6 +34,8 @@ MAX_CHANGE = 4.0
 """Largest change of a standardised coefficient in one step; longer steps are cut."""
 ROUGH = 1e-4
 """Newton decrement at which float32 has done its part."""
+ROUGH_STEPS = 12
+"""Steps in float32 at most: what is not rough by then waits for no other phecode."""
 CONVERGED = 1e-9
 """Newton decrement before the last step of a null model; that step squares it."""
 SETTLED = 1e-11
@@ -204,18 +206,56 @@ def fit_null(design: Design, block: StatusBlock) -> NullFits:
     decrement = np.full(block.n_phecodes, np.inf)
     # Without overflow warnings: exp(-eta) may be infinite, and 1 / (1 + inf) is right.
     with np.errstate(over="ignore"):
-        dtype: type = np.float32
-        for _ in range(MAX_STEPS):
-            gradient, information = _null_derivatives(
-                design, block, coefficients, case_sums, dtype
-            )
-            change, decrement = newton_step(gradient, information)
-            coefficients += change
-            if dtype is np.float32 and decrement.max(initial=0) < ROUGH:
-                dtype = np.float64
-            elif dtype is np.float64 and decrement.max(initial=0) < CONVERGED:
-                break
-    return NullFits(coefficients, decrement < CONVERGED)
+        for dtype, until, n_steps in (
+            (np.float32, ROUGH, ROUGH_STEPS),
+            (np.float64, CONVERGED, MAX_STEPS),
+        ):
+            for _ in range(n_steps):
+                gradient, information = _null_derivatives(
+                    design, block, coefficients, case_sums, dtype
+                )
+                change, decrement = newton_step(gradient, information)
+                coefficients += change
+                if not (decrement >= until).any():
+                    break
+    converged = decrement < CONVERGED
+    for j in np.flatnonzero(~converged):
+        coefficients[:, j], converged[j] = _fit_null_halving(
+            design, block.case_rows[j], block.excluded_rows[j]
+        )
+    return NullFits(coefficients, converged)
+
+
+def _fit_null_halving(
+    design: Design, case_rows: Int[Array, " case"], excluded_rows: Int[Array, " excluded"]
+) -> tuple[Float64[Array, " column"], bool]:
+    """Fit the null model of one phecode by steps that never lower the likelihood.
+
+    A covariate with a few extreme values can send plain Newton steps astray.
+    """
+    sign = np.full(len(design.values), -1.0)
+    sign[case_rows] = 1
+    eligible = np.delete(np.arange(len(sign)), excluded_rows)
+    columns, sign = design.values[eligible], sign[eligible, None]
+    is_case = sign > 0
+    coefficients = np.zeros((columns.shape[1], 1))
+    coefficients[0] = np.log(is_case.sum() / (~is_case).sum())
+
+    def log_likelihood(at: Float64[Array, "column 1"]) -> float:
+        return -float(np.logaddexp(0, -sign * (columns @ at)).sum())
+
+    value = log_likelihood(coefficients)
+    for _ in range(4 * MAX_STEPS):
+        with np.errstate(over="ignore"):
+            mean = sigmoid_in_place(columns @ coefficients)
+        information = columns.T @ (columns * (mean * (1 - mean)))
+        change, decrement = newton_step(columns.T @ (is_case - mean), information[None])
+        while (there := log_likelihood(coefficients + change)) < value - 1e-12 * abs(value):
+            change /= 2
+        coefficients, value = coefficients + change, there
+        if decrement[0] < CONVERGED:
+            return coefficients[:, 0], True
+    return coefficients[:, 0], False
 
 
 def _null_derivatives(
@@ -350,17 +390,43 @@ class _Derivatives:
     information: Float64[Array, "exposure parameter parameter"]
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the score test knows of one phecode and some exposures; see `Scores.start`.
+
+    Attributes
+    ----------
+    coefficients, column_information
+        Of the null model.
+    room
+        Coefficients of each exposure on the columns, in the weights of the null model.
+    information
+        V of the score test.
+    log_odds_ratio
+        First guess, U / V.
+    """
+
+    coefficients: Float64[Array, " column"]
+    column_information: Float64[Array, "column column"]
+    room: Float64[Array, "column exposure"]
+    information: Float64[Array, " exposure"]
+    log_odds_ratio: Float64[Array, " exposure"]
+
+
 def fit_exposures(
     design: Design,
     exposures: Float64[Array, "row exposure"],
     *,
     case_rows: Int[Array, " case"],
     excluded_rows: Int[Array, " excluded"],
-    null_coefficients: Float64[Array, " column"],
-    null_information: Float64[Array, " exposure"],
-    start: Float64[Array, "parameter exposure"],
+    start: Start,
 ) -> ExposureFits:
     """Maximum likelihood for each exposure, all of them in one pass.
+
+    What the columns say of an exposure is taken out of it first, in the weights of the null
+    model. That changes neither its coefficient nor the likelihood, and leaves so little
+    between the two that the first steps do with the columns' information at the null, and
+    the last with float32 for it.
 
     Parameters
     ----------
@@ -368,13 +434,8 @@ def fit_exposures(
         All rows of the analysis; exposures are standardised.
     case_rows, excluded_rows
         Of the phecode, as in `PhecodeStatus`.
-    null_coefficients
-        Of the null model, as `fit_null` returns them.
-    null_information
-        V of the score test.
     start
-        First guess of the coefficients of the columns and, last, of the log odds ratio:
-        `Scores.start`.
+        Where the fits begin.
     """
     n_rows, n_exposures = exposures.shape
     if 3 * len(excluded_rows) > n_rows:  # then it pays to take the others out
@@ -386,37 +447,42 @@ def fit_exposures(
             exposures[rows],
             case_rows=np.flatnonzero(is_case[rows]),
             excluded_rows=excluded_rows[:0],
-            null_coefficients=null_coefficients,
-            null_information=null_information,
             start=start,
         )
-    fit = _ExposureFit(design, exposures, case_rows, excluded_rows)
-    null_log_likelihood = fit.log_likelihood_of(null_coefficients)
-    parameters = np.clip(start, -FARTHEST, FARTHEST)
+    left = exposures - design.values @ start.room
+    fit = _ExposureFit(design, left, case_rows, excluded_rows, start.column_information)
+    null_log_likelihood = fit.log_likelihood_of(start.coefficients)
+    parameters = np.vstack(
+        [
+            np.repeat(start.coefficients[:, None], n_exposures, axis=1),
+            np.clip(start.log_odds_ratio, -FARTHEST, FARTHEST),
+        ]
+    )
     gain = np.zeros(n_exposures)
     standard_error = np.full(n_exposures, np.nan)
     decrement = np.full(n_exposures, np.inf)
     with np.errstate(over="ignore", divide="ignore"):
-        for coarse, until in ((np.float32, ROUGH), (np.float64, SETTLED)):
+        for last, until in ((False, ROUGH), (True, SETTLED)):
             active = np.arange(n_exposures)
             for _ in range(MAX_STEPS):
-                at = fit.derivatives(parameters[:, active], active, coarse)
+                at = fit.derivatives(parameters[:, active], active, last=last)
                 change, promised = newton_step(at.gradient, at.information)
                 parameters[:, active] += change
                 decrement[active] = promised
-                if coarse is np.float64:
+                if last:
                     gain[active] = 2 * (at.log_likelihood - null_log_likelihood) + promised
                     standard_error[active] = _last_standard_error(at.information)
                 active = active[promised >= until]
                 if not len(active):
                     break
-        kept = 1 / (standard_error**2 * null_information)
-    separated = ~(kept > SEPARATED)
+        kept = 1 / (standard_error**2 * start.information)
+    # The likelihood of a runaway rises; that of a fit that goes astray falls.
+    separated = ~(kept > SEPARATED) & (gain > 0)
     return ExposureFits(
         log_odds_ratio=parameters[-1],
         standard_error=standard_error,
         likelihood_ratio=np.maximum(gain, 0),
-        converged=(decrement < SETTLED) & ~separated,
+        converged=(kept > SEPARATED) & (decrement < SETTLED),
         separated=separated,
     )
 
@@ -441,6 +507,7 @@ class _ExposureFit:
     exposures: Float64[Array, "row exposure"]
     case_rows: Int[Array, " case"]
     excluded_rows: Int[Array, " excluded"]
+    column_information: Float64[Array, "column column"]
 
     @cached_property
     def case_sums(self) -> Float64[Array, "parameter exposure"]:
@@ -462,12 +529,13 @@ class _ExposureFit:
         self,
         parameters: Float64[Array, "parameter active"],
         active: Int64[Array, " active"],
-        coarse: type,
+        *,
+        last: bool,
     ) -> _Derivatives:
         """Log-likelihood, gradient and information of some exposures.
 
-        The information is summed in `coarse`: until the last step it only steers. If it is
-        float32, the log-likelihood is not computed.
+        Before the last steps, the information on the columns is that of the null model, and
+        the log-likelihood is not computed.
         """
         design, n_active = self.design, len(active)
         n_rows, n_columns = design.values.shape
@@ -477,7 +545,7 @@ class _ExposureFit:
         chosen = slice(None) if n_active == self.exposures.shape[1] else active
         case_sums = self.case_sums[:, chosen]
         gradient = case_sums.copy()
-        log_likelihood = np.einsum("pe,pe->e", case_sums, parameters)
+        log_likelihood = np.zeros(n_active)
         blocks = row_blocks(n_rows, n_active)
         # Kept from block to block: fresh memory costs more than the arithmetic in it.
         buffers = np.empty((2, blocks[0].stop, n_active))
@@ -493,16 +561,21 @@ class _ExposureFit:
             gradient[-1] -= np.einsum("ne,ne->e", exposure, mean)
             np.multiply(mean, mean, out=weight)
             np.subtract(mean, weight, out=weight)
-            products += design.products(rows, coarse) @ weight.astype(coarse, copy=False)
+            if last:
+                products += design.products(rows, np.float32) @ weight.astype(np.float32)
             weight *= exposure
             across += columns.T @ weight
             own += np.einsum("ne,ne->e", exposure, weight)
-            if coarse is np.float64:
-                np.subtract(1, mean, out=mean)
-                # of the case sums and this: y eta + log(1 - mean)
-                log_likelihood += np.log(mean, out=mean).sum(axis=0)
+            if last:
+                np.subtract(1, mean, out=weight)  # the probability of what was seen
+                cases = _within(self.case_rows, rows)
+                weight[cases] = mean[cases]
+                np.maximum(weight, 1e-300, out=weight)
+                log_likelihood += np.log(weight, out=weight).sum(axis=0)
         information = np.zeros((n_active, n_columns + 1, n_columns + 1))
-        information[:, :-1, :-1] = symmetric(products, design)
+        information[:, :-1, :-1] = (
+            symmetric(products, design) if last else self.column_information
+        )
         information[:, :-1, -1] = across.T
         information[:, -1, :-1] = across.T
         information[:, -1, -1] = own

@@ -11,7 +11,7 @@ all pairs each term is a product of two matrices. With a large effect z is not t
 statistic: at z = 24 they differ by half a unit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -19,6 +19,7 @@ from jaxtyping import Float, Float64, Int64
 from phenokit.evidence.logistic import (
     Design,
     NullFits,
+    Start,
     StatusBlock,
     row_blocks,
     sigmoid_in_place,
@@ -45,11 +46,14 @@ class Scores:
     room
         Coefficients of each exposure on the columns of the design, in the weights of each
         phecode: as its log odds ratio grows, theirs make room for it.
+    column_information
+        Z'WZ of each phecode.
     """
 
     score: Float64[Array, "exposure phecode"]
     information: Float64[Array, "exposure phecode"]
     room: Float64[Array, "phecode column exposure"]
+    column_information: Float64[Array, "phecode column column"]
 
     @property
     def z(self) -> Float64[Array, "exposure phecode"]:
@@ -63,13 +67,15 @@ class Scores:
 
     def start(
         self, null: NullFits, phecode: int, exposures: Int64[Array, " chosen"]
-    ) -> Float64[Array, "parameter chosen"]:
-        """First guess of all coefficients of some exposures, for `fit_exposures`."""
-        guess = self.score[exposures, phecode] / self.information[exposures, phecode]
-        columns = null.coefficients[:, phecode, None] - (
-            self.room[phecode][:, exposures] * guess
+    ) -> Start:
+        """Where `fit_exposures` begins, for some exposures and one phecode."""
+        return Start(
+            null.coefficients[:, phecode],
+            self.column_information[phecode],
+            self.room[phecode][:, exposures],
+            self.information[exposures, phecode],
+            self.score[exposures, phecode] / self.information[exposures, phecode],
         )
-        return np.vstack([columns, guess])
 
 
 @dataclass(frozen=True)
@@ -155,10 +161,11 @@ def score_test(
         across = across.reshape(n_columns, n_exposures, n_phecodes).transpose(2, 0, 1)
     else:
         across = across.reshape(n_exposures, n_columns, n_phecodes).transpose(2, 1, 0)
-    room = _regress(symmetric(products, design), across)
+    column_information = symmetric(products, design)
+    room = _regress(column_information, across)
     information = own - np.einsum("pke,pke->ep", across, room)
     information[information <= DETERMINED * np.maximum(own, 1e-300)] = np.nan
-    return Scores(score, information, room)
+    return Scores(score, information, room, column_information)
 
 
 def _multiplied(
@@ -219,7 +226,7 @@ def clustered_score_test(
         sums = np.add.reduceat(left * residual[:, None], starts, axis=0)
         information[:, j] = np.einsum("ce,ce->e", sums, sums)
     information[np.isnan(plain.information)] = np.nan
-    return Scores(plain.score, information, plain.room)
+    return replace(plain, information=information)
 
 
 def permute_within(
@@ -250,10 +257,10 @@ def standardise(
         part = values[rows[block]].astype(np.float64)
         mean += part.sum(axis=0)
         is_binary &= ((part == 0) | (part == 1)).all(axis=0)
-    mean /= n
+    mean /= max(n, 1)
     for block in blocks:  # a second pass: the textbook formula loses half the digits
         square += ((values[rows[block]].astype(np.float64) - mean) ** 2).sum(axis=0)
-    deviation = np.sqrt(square / n)
+    deviation = np.sqrt(square / max(n, 1))
     varies = deviation > 1e-12 * np.maximum(np.abs(mean), 1e-300)
     scale = np.where(is_binary | ~varies, 1.0, deviation)
     return Standardised(values, mean, scale, rows)
