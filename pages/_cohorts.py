@@ -238,7 +238,7 @@ def _analysed(
     scored = None
     if (scores / "manifest.json").is_file():
         columns = ["record_id", "outcome", "code"]
-        scored = _worklist(folder, scores, stamp).table[columns]
+        scored = _worklist(folder, scores, stamp).table.loc[:, columns]
     return build_cohort(
         _tables(folder, stamp),
         phecode_map(version),

@@ -19,6 +19,7 @@ from phenokit.report.associations import (
     finding_sentence,
     format_odds_ratio,
     format_p,
+    rows_tested,
 )
 from phenokit.report.ecg_paper import Window, draw_windows
 
@@ -43,7 +44,7 @@ def show_pair(
 ) -> None:
     """What lies behind one point of the plot."""
     rows = result.rows_with(phecode)
-    row = rows[rows["exposure"] == exposure].iloc[0]
+    (row,) = rows.loc[rows["exposure"] == exposure].to_dict("records")
     st.header("The chosen phecode", anchor=False)
     st.text(finding_sentence(row))
     if others:
@@ -84,7 +85,7 @@ def show_pair(
 
 def show_others(result: AssociationResult, rows: pd.DataFrame, exposure: str) -> None:
     """The strongest exposures of the phecode, this one marked."""
-    shown = rows[rows["status"] == "tested"].head(N_OTHERS)
+    shown = rows_tested(rows).head(N_OTHERS)
     st.dataframe(
         pd.DataFrame(
             {
@@ -93,8 +94,10 @@ def show_others(result: AssociationResult, rows: pd.DataFrame, exposure: str) ->
                     for one in shown["exposure"]
                 ],
                 "Odds ratio (95 %)": [
-                    format_odds_ratio(one.odds_ratio, one.conf_int_1, one.conf_int_2)
-                    for one in shown.itertuples()
+                    format_odds_ratio(
+                        one["odds_ratio"], one["conf_int_1"], one["conf_int_2"]
+                    )
+                    for one in shown.to_dict("records")
                 ],
                 "p": [format_p(p) for p in shown["neg_log_p_value"]],
                 "AUC": shown["auc"],

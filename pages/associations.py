@@ -53,6 +53,7 @@ from phenokit.report.associations import (
     overview,
     read_result,
     rows_tested,
+    search_rows,
     top_rows,
     with_names,
 )
@@ -354,7 +355,7 @@ def show_coverage(
     codes = plan["code"].value_counts().to_dict()
     n_tested = int(codes.pop("OK", 0))
     sentence = coverage_sentence(n_tested, codes, minimum_cases=minimum_cases)
-    n_patients = analysed.patients["person_id"].nunique()
+    n_patients = len(set(analysed.patients["person_id"]))
     st.text(
         f"Will test {n_tested:,} of {len(plan):,} phecodes against "
         f"{count(n_exposures, 'exposure')} in {count(n_patients, 'patient')}: "
@@ -492,7 +493,7 @@ def _about(result: AssociationResult) -> dict[str, str]:
         "Patients": f"{manifest['n_patients']:,}",
         "A case has": count(settings["cases"]["minimum_codes"], "code") + " or more",
         "Codes that count": rule,
-        "ECG": UNITS[linking["unit"]].lower(),
+        "ECG": UNITS[linking["unit"]].removesuffix(" (errors clustered by patient)"),
         "Adjusted for": ", ".join(settings["covariates"]) or "nothing",
         "Minimum": f"{settings['settings']['minimum_cases']:,} cases and controls",
         "Model": f"{manifest['model']} {manifest['bundle_hash'][:8]}",
@@ -515,21 +516,22 @@ def choose_exposure(job_id: str, table: pd.DataFrame) -> str:
             key="overview_kind",
         )
     if kind != "all":
-        table = table[table["exposure_kind"] == kind]
+        table = table.loc[table["exposure_kind"] == kind]
+    rows = table.to_dict("records")
     shown = pd.DataFrame(
         {
             "Exposure": table["name"],
             "Significant": table["significant"],
             "Tested": table["tested"],
             "Strongest association": [
-                "none tested"
-                if pd.isna(row.phecode)
-                else f"{row.phecode} {row.phecode_string}"
-                for row in table.itertuples()
+                f"{row['phecode']} {row['phecode_string']}"
+                if row["tested"]
+                else "none tested"
+                for row in rows
             ],
             "Odds ratio (95 %)": [
-                format_odds_ratio(row.odds_ratio, row.conf_int_1, row.conf_int_2)
-                for row in table.itertuples()
+                format_odds_ratio(row["odds_ratio"], row["conf_int_1"], row["conf_int_2"])
+                for row in rows
             ],
             "p": [format_p(p) for p in table["neg_log_p_value"]],
         }
@@ -594,7 +596,7 @@ def _explore(cohort: CohortFolder, result: AssociationResult, exposure: str) -> 
     with left:
         show_table(result, tested, selected, exposure)
     with right:
-        chosen = tested[tested["phecode"].isin(selected)]
+        chosen = tested.loc[tested["phecode"].isin(selected)]
         st.subheader(
             f"Odds ratios of the {count(len(chosen), 'selected phecode')}"
             if len(chosen) else f"Odds ratios of the {min(len(tested), 20)} strongest",
@@ -637,19 +639,8 @@ def show_table(
     words = st.text_input(
         "Search phecode or name", key="search", placeholder="for example heart"
     ).lower()
-    table = tested
-    if words:
-        text = (
-            table["phecode"]
-            + " "
-            + table["phecode_string"]
-            + " "
-            + table["phecode_category"]
-        )
-        table = table[text.str.lower().str.contains(words, regex=False)]
     pinned = [one for one in st.session_state.get("pinned", ()) if one in selected]
-    is_pinned = table["phecode"].isin(pinned)
-    table = pd.concat([table[is_pinned], table[~is_pinned]], ignore_index=True)
+    table = search_rows(tested, words, first=pinned)
     key = f"table-{exposure}-{st.session_state.get('table_version', 0)}-{words}"
     phecodes = table["phecode"].tolist()
     st.dataframe(
@@ -751,7 +742,7 @@ def show_best(result: AssociationResult) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         against = st.segmented_control(
             "Against", kinds, default=kinds[0], required=True, key="against",
-            format_func=lambda kind: KIND_WORDS.get(kind, kind).capitalize(),
+            format_func=lambda kind: KIND_WORDS[kind].capitalize(),
         )  # fmt: skip
         which = st.segmented_control(
             "Patients",
@@ -767,7 +758,7 @@ def show_best(result: AssociationResult) -> None:
     sentences = result.sentences.get(which, {})
     st.text(str(sentences.get(against, "") if isinstance(sentences, dict) else sentences))
     rows = result.comparisons.get(which, result.comparisons["best_held_out"])
-    rows = with_names(rows[rows["against_kind"] == against], result)
+    rows = with_names(rows.loc[rows["against_kind"] == against], result)
     drawing = draw_comparison(
         rows, first="prototype", second="other",
         names=("best prototype", f"best of the {KIND_WORDS.get(against, against)}"),
@@ -825,8 +816,10 @@ def _coverage(result: AssociationResult, exposure: str) -> str:
 def show_not_tested(result: AssociationResult, table: pd.DataFrame) -> None:
     """Counts by reason, and the rows: no silent gap."""
     names = dict(zip(table["exposure"], table["name"], strict=True))
-    exposure = st.selectbox(
-        "Exposure", list(names), format_func=names.__getitem__, key="not_tested_of"
+    exposure = str(
+        st.selectbox(
+            "Exposure", list(names), format_func=names.__getitem__, key="not_tested_of"
+        )
     )
     st.text(_coverage(result, exposure))
     rows = result.rows_of(exposure)
@@ -838,7 +831,7 @@ def show_not_tested(result: AssociationResult, table: pd.DataFrame) -> None:
         format_func=lambda one: f"{reasons.loc[one, 'reason']} "
         f"({reasons.loc[one, 'not_tested']:,})",
     )  # fmt: skip
-    lacking = rows[rows["code"] == code].reset_index(drop=True)
+    lacking = rows.loc[rows["code"] == code].reset_index(drop=True)
     shown, n_hidden = hide_small(lacking, _cohorts.smallest_shown())
     st.dataframe(
         shown,

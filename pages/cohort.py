@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -21,6 +22,7 @@ from phenokit.report.tables import format_table, visible_text
 from phenokit.report.worklist import (
     PROBABILITY,
     Filters,
+    Sort,
     Worklist,
     page_of,
     select,
@@ -40,7 +42,11 @@ BADGES = {
     Outcome.ABSTAINED: "✕ not assessable",
     Outcome.REJECTED: "✕ rejected",
 }
-SORTS = {"probability": "Probability", "newest": "Newest first", "oldest": "Oldest first"}
+SORTS: dict[Sort, str] = {
+    "probability": "Probability",
+    "newest": "Newest first",
+    "oldest": "Oldest first",
+}
 
 
 def main() -> None:
@@ -122,7 +128,7 @@ def show_worklist(key: str, cohort: CohortFolder, worklist: Worklist) -> None:
 
 def choose_filters(
     worklist: Worklist, reviewed: frozenset[str]
-) -> tuple[str, str, Filters]:
+) -> tuple[str, Sort, Filters]:
     """Label of the list, its order, and what it is narrowed to."""
     labels = sorted(worklist.labels, key=clinical_name)
     table = worklist.table
@@ -136,7 +142,7 @@ def choose_filters(
         )
         sort = st.segmented_control(
             "Sort by",
-            list(SORTS) if has_time else ["probability"],
+            [one for one in SORTS if has_time or one == "probability"],
             format_func=SORTS.__getitem__,
             default="probability",
             required=True,
@@ -172,11 +178,11 @@ def choose_filters(
         at_least=threshold if only else 0.0,
         hide=reviewed if unread else frozenset(),
     )
-    return label, sort, filters
+    return str(label), sort or "probability", filters
 
 
 def shown_rows(
-    worklist: Worklist, rows: Sequence[int], label: str, reviewed: frozenset[str]
+    worklist: Worklist, rows: np.ndarray, label: str, reviewed: frozenset[str]
 ) -> pd.DataFrame:
     """The columns of the list; every text is shown as text."""
     table = worklist.table.iloc[rows]

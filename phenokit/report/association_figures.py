@@ -57,14 +57,14 @@ class Drawing:
     Attributes
     ----------
     figure
-        To be drawn; its points carry the phecode in `customdata`.
+        A `plotly.graph_objects.Figure`; its points carry the phecode in `customdata`.
     alt
         What it is, n and the main finding, in one or two sentences.
     table
         The same numbers as rows.
     """
 
-    figure: "go.Figure"
+    figure: Any
     alt: str
     table: pd.DataFrame
 
@@ -235,7 +235,7 @@ def _fdr_line(
     if len(found):
         level = min(float(found.min()), top)
         _level_line(figure, level, "false discovery rate 5 %", GREEN, "dashdot", right)
-        figure.layout.annotations[-1].update(x=-0.5, xanchor="left")
+        figure.update_annotations({"x": -0.5, "xanchor": "left"}, selector=-1)
         return [level]
     figure.add_annotation(
         x=-0.5, y=top, text="no association at a false discovery rate of 5 %",
@@ -326,7 +326,8 @@ def _overlaps(
 ) -> Bool[np.ndarray, " other"]:
     """Which boxes (left, top, right, bottom) share an area with this one."""
     low, high = others[:, :2], others[:, 2:]
-    return ((box[:2] < high) & (low < box[2:])).all(axis=1)
+    shared = np.logical_and(box[:2] < high, low < box[2:])
+    return np.all(shared, axis=1, keepdims=False)
 
 
 def _hover(row: Mapping[Any, Any]) -> str:
@@ -350,7 +351,7 @@ def _manhattan_alt(rows: pd.DataFrame, name: str, n_tests: int) -> str:
     if not len(shown):
         return f"Manhattan plot of {name}: none of {len(rows):,} phecodes could be tested."
     n = int((shown["p_bonferroni"] <= LEVEL).sum())
-    best = finding_sentence(top_rows(rows, 1).iloc[0])
+    best = finding_sentence(top_rows(rows, 1).to_dict("records")[0])
     return (
         f"Manhattan plot of {name}: {len(shown):,} phecodes tested, {n:,} beyond "
         f"0.05 / {n_tests:,} tests. Strongest: {best}"
@@ -410,7 +411,7 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
     heads = (("odds ratio (95 %)", 0.56), ("cases / controls", 0.81))
     for words, x in heads:
         _write(figure, x, len(shown) - 0.05, f"<b>{words}</b>")
-    for position, (_, row) in zip(y, shown.iterrows(), strict=True):
+    for position, row in zip(y, shown.to_dict("records"), strict=True):
         words = format_odds_ratio(row["odds_ratio"], row["conf_int_1"], row["conf_int_2"])
         mark = " ◆" if row["method"] == "firth" else ""
         _write(figure, heads[0][1], float(position), words + mark)
@@ -436,7 +437,7 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
     _frame(figure, height=120 + 26 * len(shown), notes=notes)
     alt = (
         f"Forest plot of {name}: {len(shown)} phecodes. "
-        f"First: {finding_sentence(shown.iloc[0])}"
+        f"First: {finding_sentence(shown.to_dict('records')[0])}"
     )
     return Drawing(figure, alt, shown)
 
@@ -526,12 +527,14 @@ def draw_groups(
     table = pd.DataFrame(rows, columns=pd.Index(names))
     figure = go.Figure()
     words = {"case": "Cases", "control": "Controls", "excluded": "Excluded"}
-    for k, row in enumerate(table[table["n"] > 0].itertuples(index=False)):
+    drawn = [row for row in table.to_dict("records") if row["n"]]
+    for row in drawn:
+        colour = {"case": RED, "control": BLUE, "excluded": PALETTE[-1]}[row["group"]]
         figure.add_box(
-            y=[f"{words[str(row.group)]}<br>n = {row.n:,}"], q1=[row.q25],
-            median=[row.median], q3=[row.q75], lowerfence=[row.q05], upperfence=[row.q95],
-            orientation="h", showlegend=False, width=0.55,
-            line={"color": (RED, BLUE, PALETTE[-1])[k % 3]},
+            y=[f"{words[row['group']]}<br>n = {row['n']:,}"], q1=[row["q25"]],
+            median=[row["median"]], q3=[row["q75"]], lowerfence=[row["q05"]],
+            upperfence=[row["q95"]], orientation="h", showlegend=False, width=0.55,
+            line={"color": colour},
         )  # fmt: skip
     figure.update_xaxes(title=escape(unit), zeroline=False, title_standoff=8)
     figure.update_yaxes(autorange="reversed")
@@ -609,7 +612,7 @@ def draw_comparison(
     )  # fmt: skip
     _write(figure, 0.7, len(shown) - 0.05, "<b>difference</b>")
     _write(figure, 0.85, len(shown) - 0.05, "<b>cases / controls</b>")
-    for at, (_, row) in zip(y, shown.iterrows(), strict=True):
+    for at, row in zip(y, shown.to_dict("records"), strict=True):
         mark = " ●" if row["q_bh"] <= LEVEL else ""
         _write(figure, 0.7, float(at), format_signed(row["difference"]) + mark)
         counts = f"{int(row['cases']):,} / {int(row['controls']):,}"
@@ -657,7 +660,8 @@ def draw_distances(rows: pd.DataFrame) -> Drawing:
         (True, "mixed", PALETTE[1], "circle"),
         (False, "uniform", BLUE, "square-open"),
     ):
-        group = shown[shown["is_mixed"].astype(bool) == is_mixed].sort_values("distance")
+        group = shown.loc[shown["is_mixed"].astype(bool) == is_mixed]
+        group = group.sort_values(by="distance")
         medians[name] = (len(group), group["distance"].median() if len(group) else np.nan)
         label = f"{name}<br>{len(group)} classes"
         figure.add_box(
@@ -667,7 +671,7 @@ def draw_distances(rows: pd.DataFrame) -> Drawing:
             text=[
                 f"{escape(str(row['label']))}: {int(row['n_prototypes'])} prototypes, "
                 f"mixed in {int(row['n_mixed'])} of {int(row['n_phecodes'])} phecodes"
-                for _, row in group.iterrows()
+                for row in group.to_dict("records")
             ],
             hoverinfo="text+x", showlegend=False,
         )  # fmt: skip
@@ -733,7 +737,7 @@ def draw_specificity(rows: pd.DataFrame) -> Drawing:
 def _phecode_labels(rows: pd.DataFrame) -> list[str]:
     return [
         escape(_short(f"{row['phecode']} {row['phecode_string']}", 36))
-        for _, row in rows.iterrows()
+        for row in rows.to_dict("records")
     ]
 
 

@@ -7,12 +7,13 @@ pair that was not tested its reason.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor, isnan, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from phenokit.errors import CODES, BadInput
@@ -82,9 +83,7 @@ class AssociationResult:
     @property
     def n_tests(self) -> int:
         """Tests that were done: what Bonferroni divides by."""
-        import pyarrow.compute as pc
-
-        return int(pc.sum(pc.equal(self.table["status"], "tested")).as_py() or 0)
+        return int(self.manifest["n_tests"])
 
     def rows_of(self, exposure: str) -> pd.DataFrame:
         """The rows of one exposure, in the order of the phecode map."""
@@ -96,9 +95,9 @@ class AssociationResult:
         return rows.sort_values("neg_log_p_value", ascending=False, ignore_index=True)
 
     def _where(self, column: str, value: str) -> pd.DataFrame:
-        import pyarrow.compute as pc
+        import pyarrow.dataset as ds
 
-        rows = self.table.filter(pc.equal(self.table[column], value)).to_pandas()
+        rows = self.table.filter(ds.field(column) == value).to_pandas()
         for name in rows.select_dtypes("category").columns:
             rows[name] = rows[name].astype(object)
         return rows
@@ -155,7 +154,7 @@ def read_result(folder: Path) -> AssociationResult:
 
 def rows_tested(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that were tested, in their order."""
-    return rows[rows["status"] == "tested"].reset_index(drop=True)
+    return rows.loc[rows["status"] == "tested"].reset_index(drop=True)
 
 
 def is_significant(rows: pd.DataFrame) -> pd.Series:
@@ -204,9 +203,26 @@ def with_names(rows: pd.DataFrame, result: AssociationResult) -> pd.DataFrame:
     return table
 
 
+def search_rows(
+    rows: pd.DataFrame, words: str, *, first: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Rows whose phecode, name or category holds these words, in any case of letters.
+
+    Parameters
+    ----------
+    first
+        Phecodes that stand before the others.
+    """
+    text = rows["phecode"].str.cat(rows[["phecode_string", "phecode_category"]], sep=" ")
+    holds = text.str.lower().str.contains(words.lower().strip(), regex=False)
+    found = rows.loc[holds]
+    order = np.argsort(~found["phecode"].isin(list(first)).to_numpy(bool), kind="stable")
+    return found.iloc[order].reset_index(drop=True)
+
+
 def not_tested_table(rows: pd.DataFrame) -> pd.DataFrame:
     """How many rows were not tested, by code and reason: nothing is dropped silently."""
-    lacking = rows[rows["status"] != "tested"]
+    lacking = rows.loc[rows["status"] != "tested"]
     counts = lacking["code"].value_counts()
     return pd.DataFrame(
         {
@@ -234,7 +250,7 @@ def hide_small(rows: pd.DataFrame, minimum: int) -> tuple[pd.DataFrame, int]:
     is_small = pd.Series(data=False, index=rows.index)
     for column in ("cases", "controls"):
         is_small |= (rows[column] > 0) & (rows[column] < minimum)
-    return rows[~is_small].reset_index(drop=True), int(is_small.sum())
+    return rows.loc[~is_small].reset_index(drop=True), int(is_small.sum())
 
 
 # Words
@@ -372,7 +388,7 @@ def coverage_sentence(
     return f"{sentence} Not tested: {'; '.join(reasons)}." if reasons else sentence
 
 
-def finding_sentence(row: pd.Series) -> str:
+def finding_sentence(row: Mapping[Any, Any]) -> str:
     """One association in a sentence, with everything that a number needs beside it."""
     who = f"{row['phecode']} {row['phecode_string']}"
     numbers = f"{int(row['cases']):,} cases, {int(row['controls']):,} controls"

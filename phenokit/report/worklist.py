@@ -16,9 +16,12 @@ from phenokit.cohort import AttritionStep
 from phenokit.errors import BadInput
 from phenokit.readers.cohorts import CohortTables
 
+Sort = Literal["probability", "newest", "oldest"]
 PROBABILITY = "probability_"
 UNKNOWN_SEX = "unknown"
-_YEAR = np.timedelta64(1, "D") * 365.25
+_DAY = np.timedelta64(1, "D")
+_YEAR = 365.25
+"""Days."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Filters:
     outcomes, sexes
         Kept; empty keeps all.
     ages
-        Lowest and highest age in years; a recording without an age is kept only where
+        Lowest and highest age in whole years; a recording without an age is kept only where
         this is None.
     label, at_least
         Keep recordings whose probability of `label` reaches `at_least`.
@@ -66,7 +69,7 @@ class Filters:
 
     outcomes: tuple[str, ...] = ()
     sexes: tuple[str, ...] = ()
-    ages: tuple[float, float] | None = None
+    ages: tuple[int, int] | None = None
     label: str = ""
     at_least: float = 0.0
     hide: frozenset[str] = field(default_factory=frozenset)
@@ -121,7 +124,7 @@ def select(
     worklist: Worklist,
     filters: Filters,
     *,
-    sort: Literal["probability", "newest", "oldest"],
+    sort: Sort,
     label: str,
 ) -> tuple[np.ndarray, tuple[AttritionStep, ...]]:
     """The rows that pass the filters, in order, and what each filter left.
@@ -184,7 +187,7 @@ def _rules(table: pd.DataFrame, filters: Filters) -> list[tuple[str, np.ndarray]
         words = f"Probability of {filters.label} at least {100 * filters.at_least:.2g} %"
         rules.append((words, value >= filters.at_least))
     if filters.hide:
-        rules.append(("Not reviewed yet", ~table["record_id"].isin(filters.hide)))
+        rules.append(("Not reviewed yet", ~table["record_id"].isin(list(filters.hide))))
     return [(rule, passes.to_numpy(bool)) for rule, passes in rules]
 
 
@@ -218,7 +221,7 @@ def _with_patients(scores: pd.DataFrame, tables: CohortTables | None) -> pd.Data
         table["age"] = people["age"].to_numpy(float)
     elif "birth_date" in people:
         born = pd.to_datetime(people["birth_date"]).to_numpy()
-        table["age"] = (table["time"].to_numpy() - born) / _YEAR
+        table["age"] = (table["time"].to_numpy() - born) / _DAY / _YEAR
     return table
 
 

@@ -21,6 +21,7 @@ from phenokit.report.associations import (
     not_tested_table,
     overview,
     read_result,
+    search_rows,
     top_rows,
 )
 
@@ -45,7 +46,8 @@ def test_a_p_value_too_small_for_a_number_is_still_a_p_value():
 
 def test_the_columns_of_a_result_are_those_of_the_file_in_their_order(result):
     assert list(result.rows_of("prototype 3").columns) == list(COLUMNS)
-    assert result.n_tests == 3 * 54
+    n_tested = result.table["status"].to_pylist().count("tested")
+    assert result.n_tests == n_tested == 3 * 54
 
 
 def test_rows_of_an_exposure_keep_the_order_of_the_map(result, association_rows):
@@ -71,6 +73,14 @@ def test_names_say_the_label_in_clinical_words(result):
     )
 
 
+def test_a_search_is_of_code_name_and_category_and_reads_nothing_as_a_pattern(result):
+    rows = top_rows(result.rows_of("prototype 3"), 60)
+    assert search_rows(rows, "FIBRILL")["phecode"].tolist() == ["427.21"]
+    assert search_rows(rows, "7.21")["phecode"].tolist() == ["427.21"]
+    assert search_rows(rows, ".*").empty
+    assert search_rows(rows, "", first=["401"])["phecode"].tolist()[:2] == ["401", "427.21"]
+
+
 def test_tested_and_not_tested_add_up_to_all_rows(result):
     rows = result.rows_of("prototype 5")
     lacking = not_tested_table(rows)
@@ -90,7 +100,7 @@ def test_the_sentence_of_coverage_adds_up():
 
 
 def test_a_sentence_has_interval_unit_method_and_both_counts(association_rows):
-    row = top_rows(association_rows(60), 1).iloc[0]
+    (row,) = top_rows(association_rows(60), 1).to_dict("records")
     sentence = finding_sentence(row)
     for words in (
         "427.21 Atrial fibrillation", "(1.44–1.82) per standard deviation", "p = 1.2e-15",
