@@ -42,6 +42,7 @@ BADGES = {
     Outcome.ABSTAINED: "✕ not assessable",
     Outcome.REJECTED: "✕ rejected",
 }
+FIRST_SORT: Sort = "probability"
 SORTS: dict[Sort, str] = {
     "probability": "Probability",
     "newest": "Newest first",
@@ -178,7 +179,8 @@ def choose_filters(
         at_least=threshold if only else 0.0,
         hide=reviewed if unread else frozenset(),
     )
-    return str(label), sort or "probability", filters
+    order: Sort = next((one for one in SORTS if one == sort), FIRST_SORT)
+    return str(label), order, filters
 
 
 def shown_rows(
