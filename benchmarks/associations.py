@@ -214,9 +214,8 @@ def measure_slice(n: int, n_exposures: int, n_phecodes: int, of: int) -> None:
     print(f"{n:,} patients, {n_exposures} exposures, {n_phecodes} of {of:,} phecodes")
     print(f"inputs                       {inputs / 2**20:8.0f} MiB for this slice")
     print(f"score scan, on top of inputs {peak / 2**20:8.0f} MiB (traced)")
-    print(
-        f"peak of the process          {after / 2**10:8.0f} MiB; {before / 2**10:.0f} before"
-    )
+    print(f"peak of the process          {after / 2**10:8.0f} MiB")
+    print(f"before the scan              {before / 2**10:8.0f} MiB")
     for name, seconds in (
         ("bare float64 product", bound),
         ("score scan", score),

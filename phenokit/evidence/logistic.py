@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from phenokit.cohort import PhecodeStatus
 
 ELEMENTS_AT_ONCE = 1 << 15
-"""Elements of a row block of a matrix: a quarter of a megabyte in float64, so it stays in cache."""
+"""Elements of a row block of a matrix: 256 KiB in float64, so that it stays in cache."""
 PRODUCTS_KEPT = 1 << 25
 """Products of columns that are kept rather than made anew: 256 MiB in float64."""
 MAX_STEPS = 50
