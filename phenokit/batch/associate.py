@@ -217,6 +217,7 @@ def run_association(
 
         report("reading", 0, 1)
         loaded = _load(inputs, options)
+        _check(loaded, options)
         report("reading", 1, 1)
         associations = _scan(run, loaded, options, report)
         return _write(run, loaded, options, associations, report)
@@ -299,6 +300,30 @@ def _load(inputs: AssociationInputs, options: AssociationOptions) -> _Loaded:
         else no_covariates(len(cohort.patients))
     )
     return _Loaded(tables, phecode_map, cohort, covariates, exposures, scores, bundle)
+
+
+def _check(loaded: _Loaded, options: AssociationOptions) -> None:
+    """Refuse before the scan what could only fail after it."""
+    tables, kinds = loaded.tables, loaded.exposures.exposures.kinds
+    if options.compare and not {"prototype", "class"} <= set(kinds):
+        raise BadInput(
+            "E_COLUMNS",
+            "A comparison needs scores with prototypes and class predictions; give scores "
+            "and both kinds.",
+        )
+    if options.settings.n_permutations and options.linking.unit == "all":
+        raise BadInput(
+            "E_COLUMNS",
+            "Permutations exchange patients and need one recording of each; take the "
+            "first, or no permutations.",
+        )
+    if options.n_time_to_code:
+        if tables.follow_up is None:
+            raise BadInput("E_MISSING", "Hazard ratios need a follow-up table; give one.")
+        if options.linking.unit == "all":
+            raise BadInput("E_COLUMNS", "Hazard ratios need one recording a patient.")
+        # Refused here if the codes have no dates.
+        first_code_days(tables.diagnoses, [], loaded.phecode_map, [])
 
 
 def _scores_folder(inputs: AssociationInputs) -> Path | None:
@@ -486,12 +511,6 @@ def _compare(
 ) -> None:
     """The paper's comparisons: tables, and one sentence each."""
     exposures = loaded.exposures.exposures
-    if "prototype" not in exposures.kinds or "class" not in exposures.kinds:
-        raise BadInput(
-            "E_COLUMNS",
-            "A comparison needs scores with prototypes and class predictions; give scores "
-            "and both kinds.",
-        )
     assert loaded.bundle is not None
     n_steps = 5
     people = loaded.cohort.patients["person_id"].tolist()
@@ -522,7 +541,7 @@ def _compare(
     strongest = set(_strongest(associations)["phecode"].unique()[:SHOWN_AT_MOST])
     status = loaded.cohort.status
     chosen = [j for j, phecode in enumerate(status.phecodes) if phecode in strongest]
-    complete = ~np.isnan(exposures.values).any(axis=1)
+    complete = ~np.isnan(exposures.values[:, is_prototype | is_class]).any(axis=1)
     rows = np.flatnonzero(complete)
     prediction = multivariable_prediction(
         exposures.values[np.ix_(rows, np.flatnonzero(is_prototype))].astype(np.float64),
@@ -562,10 +581,7 @@ def _follow(
 ) -> None:
     """Cox models of the strongest pairs, from the recording to the first code after it."""
     tables, cohort = loaded.tables, loaded.cohort
-    if tables.follow_up is None:
-        raise BadInput("E_MISSING", "Hazard ratios need a follow-up table; give one.")
-    if options.linking.unit == "all":
-        raise BadInput("E_COLUMNS", "Hazard ratios need one recording a patient.")
+    assert tables.follow_up is not None
     strongest = _strongest(associations).head(options.n_time_to_code)
     pairs = list(zip(strongest["exposure"], strongest["phecode"], strict=True))
     phecodes = list(dict.fromkeys(phecode for _, phecode in pairs))
