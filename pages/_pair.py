@@ -85,7 +85,9 @@ def show_pair(
 
 def show_others(result: AssociationResult, rows: pd.DataFrame, exposure: str) -> None:
     """The strongest exposures of the phecode, this one marked."""
-    shown = rows_tested(rows).head(N_OTHERS)
+    tested = rows_tested(rows)
+    rank = tested.index < N_OTHERS
+    shown = tested.loc[rank | (tested["exposure"] == exposure)]
     st.dataframe(
         pd.DataFrame(
             {
@@ -105,7 +107,7 @@ def show_others(result: AssociationResult, rows: pd.DataFrame, exposure: str) ->
         ),
         hide_index=True,
         column_config={
-            "Exposure": st.column_config.TextColumn(width=270),
+            "Exposure": st.column_config.TextColumn(width=330),
             "AUC": st.column_config.NumberColumn(format="%.2f"),
         },
         key="others",

@@ -598,7 +598,7 @@ def _explore(cohort: CohortFolder, result: AssociationResult, exposure: str) -> 
     with right:
         chosen = tested.loc[tested["phecode"].isin(selected)]
         st.subheader(
-            f"Odds ratios of the {count(len(chosen), 'selected phecode')}"
+            f"Odds ratio of the {count(len(chosen), 'selected phecode')}"
             if len(chosen) else f"Odds ratios of the {min(len(tested), 20)} strongest",
             anchor=False,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -137,15 +137,16 @@ def choose_filters(
     st.session_state.setdefault(
         "list_label", FIRST_LABEL if FIRST_LABEL in labels else labels[0]
     )
+    orders: list[Sort] = [one for one in SORTS if has_time or one == FIRST_SORT]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         label = st.selectbox(
             "Finding", labels, format_func=clinical_name, key="list_label", width=380
         )
         sort = st.segmented_control(
             "Sort by",
-            [one for one in SORTS if has_time or one == "probability"],
+            orders,
             format_func=SORTS.__getitem__,
-            default="probability",
+            default=FIRST_SORT,
             required=True,
             key="list_sort",
         )
@@ -179,8 +180,7 @@ def choose_filters(
         at_least=threshold if only else 0.0,
         hide=reviewed if unread else frozenset(),
     )
-    order: Sort = next((one for one in SORTS if one == sort), FIRST_SORT)
-    return str(label), order, filters
+    return str(label), cast("Sort", sort), filters
 
 
 def shown_rows(

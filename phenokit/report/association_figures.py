@@ -131,6 +131,7 @@ def draw_manhattan(
                 "line": {"width": 0},
                 "opacity": 1,
             },
+            unselected={"marker": {"opacity": 0.45}},
             customdata=shown["phecode"].to_numpy()[here],
             hovertext=[hover[i] for i in here],
             hoverinfo="text",
@@ -466,7 +467,7 @@ def _forest_axis(
     furthest = float(np.nanmax(np.abs(np.log(odds)), initial=0.0))
     widest = np.log(np.concatenate([1 / low, high]))
     room = float(np.nanmax(widest[np.isfinite(widest)], initial=0.0))
-    limit = min(room, max(2.2 * furthest, np.log(1.6)), np.log(100)) * 1.05
+    limit = min(room, max(2.2 * furthest, np.log(4)), np.log(100)) * 1.05
     limit = max(limit, furthest * 1.05, np.log(1.25))
     least = min(float(np.nanmin(np.concatenate([low, odds]))), 1.0)
     most = max(float(np.nanmax(np.concatenate([high, odds]))), 1.0)
