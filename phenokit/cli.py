@@ -299,6 +299,7 @@ def associate(
         default_options,
         run_association,
     )
+    from phenokit.batch.exposures import SCORE_KINDS
 
     options = AssociationOptions()
     if cohort is not None:
@@ -309,6 +310,14 @@ def associate(
         "days_after": days_after,
         "unit": unit and unit.value,
     }
+    if strange := set(_listed(kinds)) - set(SCORE_KINDS):
+        raise typer.BadParameter(f"{min(strange)} is not one of {', '.join(SCORE_KINDS)}")
+    try:
+        link = replace(
+            options.linking, **{k: v for k, v in chosen.items() if v is not None}
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     options = replace(
         options,
         kinds=_listed(kinds),
@@ -322,9 +331,7 @@ def associate(
         cases=replace(
             options.cases, minimum_codes=minimum_codes or options.cases.minimum_codes
         ),
-        linking=replace(
-            options.linking, **{k: v for k, v in chosen.items() if v is not None}
-        ),
+        linking=link,
         settings=replace(
             options.settings,
             minimum_cases=minimum_cases or options.settings.minimum_cases,

@@ -50,9 +50,11 @@ from phenokit.evidence.associations import (
 from phenokit.evidence.comparisons import (
     best_per_phecode,
     best_per_phecode_held_out,
+    best_within_class,
     intra_class_distance,
     multivariable_prediction,
     specificity,
+    split_patients,
 )
 from phenokit.evidence.covariates import Covariates, encode_covariates, no_covariates
 from phenokit.evidence.survival import FollowUp, associate_time_to_code
@@ -227,6 +229,11 @@ def default_options(folder: Path, options: AssociationOptions) -> AssociationOpt
     """Options with what a cohort folder says of how it is best analysed.
 
     MIMIC-IV has discharge diagnoses, so that one code makes a case.
+
+    Raises
+    ------
+    BadInput
+        ``E_FORMAT`` if the folder asks for what cannot be.
     """
     if is_mimic(folder):
         return replace(options, cases=replace(options.cases, minimum_codes=1))
@@ -238,13 +245,16 @@ def default_options(folder: Path, options: AssociationOptions) -> AssociationOpt
         linking["rule"] = said["linking"]
     cases = {k: said[k] for k in ("minimum_codes",) if k in said}
     settings = {k: said[k] for k in ("minimum_cases",) if k in said}
-    return replace(
-        options,
-        phecode_version=str(said.get("phecode_version", options.phecode_version)),
-        cases=replace(options.cases, **cases),
-        linking=replace(options.linking, **linking),
-        settings=replace(options.settings, **settings),
-    )
+    try:
+        return replace(
+            options,
+            phecode_version=str(said.get("phecode_version", options.phecode_version)),
+            cases=replace(options.cases, **cases),
+            linking=replace(options.linking, **linking),
+            settings=replace(options.settings, **settings),
+        )
+    except ValueError as error:
+        raise BadInput("E_FORMAT", f"cohort.toml: {error}.") from None
 
 
 # --- reading ------------------------------------------------------------------------------
@@ -341,6 +351,11 @@ def drop_incomplete(cohort: Cohort, covariates: Sequence[str]) -> Cohort:
         if name in cohort.patients:
             values = cohort.patients[name]
             is_complete &= (values.notna() & (values != "")).to_numpy()
+    if not is_complete.any():
+        raise BadInput(
+            "E_EMPTY",
+            f"Nobody has all covariates ({', '.join(covariates)}); leave one out.",
+        )
     return cohort.at_rows(
         np.flatnonzero(is_complete), rule=f"With all covariates ({', '.join(covariates)})"
     )
@@ -512,9 +527,9 @@ def _compare(
     """The paper's comparisons: tables, and one sentence each."""
     exposures = loaded.exposures.exposures
     assert loaded.bundle is not None
-    n_steps = 5
+    n_steps = 6
     people = loaded.cohort.patients["person_id"].tolist()
-    seeds = np.random.SeedSequence(options.settings.seed).spawn(2)
+    seeds = np.random.SeedSequence(options.settings.seed).spawn(3)
     report("comparing", 0, n_steps)
     common = (exposures.values, exposures.names, exposures.kinds, loaded.cohort.status)
     best = best_per_phecode(*common, associations=associations)
@@ -526,6 +541,19 @@ def _compare(
         rng=np.random.default_rng(seeds[0]),
     )
     report("comparing", 2, n_steps)
+    within, within_held_out = (
+        best_within_class(
+            exposures.values,
+            exposures.names,
+            exposures.kinds,
+            loaded.exposures.labels,
+            loaded.cohort.status,
+            associations=associations,
+            halves=halves,
+        )
+        for halves in (None, split_patients(people, np.random.default_rng(seeds[2])))
+    )
+    report("comparing", 3, n_steps)
     specific = specificity(associations)
     is_prototype = np.array([kind == "prototype" for kind in exposures.kinds])
     is_class = np.array([kind == "class" for kind in exposures.kinds])
@@ -537,7 +565,7 @@ def _compare(
         [exposures.names[k] for k in own],
         associations=associations,
     )
-    report("comparing", 3, n_steps)
+    report("comparing", 4, n_steps)
     strongest = set(_strongest(associations)["phecode"].unique()[:SHOWN_AT_MOST])
     status = loaded.cohort.status
     chosen = [j for j, phecode in enumerate(status.phecodes) if phecode in strongest]
@@ -550,10 +578,12 @@ def _compare(
         patient_ids=[people[row] for row in rows],
         rng=np.random.default_rng(seeds[1]),
     )
-    report("comparing", 4, n_steps)
+    report("comparing", 5, n_steps)
     for name, result in {
         "best": best,
         "best_held_out": held_out,
+        "within_class": within,
+        "within_class_held_out": within_held_out,
         "specificity": specific,
         "distances": distance,
         "prediction": prediction,
@@ -565,6 +595,8 @@ def _compare(
         "best": {kind: best.sentence(kind) for kind in others},
         "best_held_out": {kind: held_out.sentence(kind) for kind in others},
         "specificity": {kind: specific.sentence(kind) for kind in others},
+        "within_class": within.sentence(),
+        "within_class_held_out": within_held_out.sentence(),
         "distances": distance.sentence(),
         "prediction": prediction.sentence(),
     }

@@ -190,7 +190,8 @@ def feature_exposures(
     Raises
     ------
     BadInput
-        As `parse_table`: ``E_RANGE`` names the column and rows whose cell is no number.
+        As `parse_table`: ``E_RANGE`` names the column and rows whose cell is no number;
+        ``E_EMPTY`` if none of its rows is of the cohort.
     """
     what = "exposures table"
     data = read_bytes(path, what=what)
@@ -208,6 +209,12 @@ def feature_exposures(
         ignore_others=True,
         what=what,
     )
+    if not cohort.patients[key].isin(table[key]).any():
+        raise BadInput(
+            "E_EMPTY",
+            f"No {key} of the exposures table is in the cohort; is it the same id?",
+            where=f"column {key}",
+        )
     aligned = table.set_index(key).reindex(cohort.patients[key])
     return _features(wanted, aligned.to_numpy(np.float64))
 

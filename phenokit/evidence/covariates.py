@@ -12,6 +12,8 @@ from phenokit.errors import BadInput
 from phenokit.evidence.logistic import dependent_columns, design_of
 
 ROWS_NAMED = 10
+MOST_LEVELS = 50
+"""Of a category; a column with more is an id, or numbers with a text among them."""
 
 Array = np.ndarray
 
@@ -58,8 +60,15 @@ def encode_covariates(
     ------
     BadInput
         ``E_COLUMNS`` a column is absent; ``E_NONFINITE`` a value is missing (`where` names
-        the column and rows, counted from 1); ``E_RANGE`` a column does not vary.
+        the column and rows, counted from 1); ``E_RANGE`` a column does not vary, a category
+        has more than `MOST_LEVELS` levels, or a spline is asked of one.
     """
+    if unknown := [name for name in splines if name not in names]:
+        raise BadInput(
+            "E_COLUMNS",
+            f"{unknown[0]} is to enter as a spline and is no covariate; add it to them.",
+            where=f"column {unknown[0]}",
+        )
     columns: list[tuple[str, Array]] = []
     notes: list[str] = []
     for name in names:
@@ -76,6 +85,13 @@ def encode_covariates(
             columns.append((name, values.to_numpy(np.float64)))
         else:
             levels, counts = np.unique(values.to_numpy(str), return_counts=True)
+            if len(levels) > MOST_LEVELS or name in splines:
+                raise BadInput(
+                    "E_RANGE",
+                    f"Covariate {name} is text with {len(levels):,} different values; "
+                    f"{'a spline' if name in splines else 'more than 50'} needs numbers.",
+                    where=f"column {name}",
+                )
             reference = levels[np.argmax(counts)]
             notes.append(f"The reference of {name} is {reference}.")
             columns += [

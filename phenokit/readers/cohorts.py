@@ -192,11 +192,20 @@ def read_cohort_tables(
         if is_mimic(folder):
             others = [name for name in given if name != "recordings" and given[name]]
             if others:
-                raise ValueError(f"MIMIC-IV is read as it stands, without {others[0]}")
+                raise BadInput(
+                    "E_COLUMNS",
+                    f"MIMIC-IV is read as it stands; leave out the {others[0]} table.",
+                    where=others[0],
+                )
             return read_mimic(folder, record_list=recordings)
         times = _times_of(folder, times)
         for name, path in given.items():
-            given[name] = path or _file_of(folder, name)
+            if name != "diagnoses" or phecode_counts is None:
+                given[name] = path or _file_of(folder, name)
+    if diagnoses is not None and phecode_counts is not None:
+        raise BadInput(
+            "E_COLUMNS", "Give diagnoses or phecode counts, not both.", where="diagnoses"
+        )
     if given["diagnoses"] is not None:
         given["phecode_counts"] = None
     if given["patients"] is None or not (given["diagnoses"] or given["phecode_counts"]):

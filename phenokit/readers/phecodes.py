@@ -158,14 +158,15 @@ def read_phecode_map(
 
     Raises
     ------
-    ValueError
-        If the version does not ship and no files are given, or one of two is missing.
     BadInput
-        As `phenokit.readers.tables.read_table`, and ``E_CODE`` for a phecode that `info`
-        does not have, a version other than 9 and 10, or codes without their zeros.
+        ``E_MISSING`` if the version does not ship and no files are given, or one of two is
+        missing; as `phenokit.readers.tables.read_table`; and ``E_CODE`` for a phecode that
+        `info` does not have, a version other than 9 and 10, or codes without their zeros.
     """
     if (info is None) != (icd is None):
-        raise ValueError("A map of one's own takes both tables: info and icd")
+        raise BadInput(
+            "E_MISSING", "A phecode map of one's own takes both tables: info and icd."
+        )
     if info is not None and icd is not None:
         return _assemble(
             version,
@@ -174,7 +175,11 @@ def read_phecode_map(
         )
     if version not in _SHIPPED:
         known = " or ".join(_SHIPPED)
-        raise ValueError(f"phecode version {version!r} is not {known}; give info and icd")
+        raise BadInput(
+            "E_MISSING",
+            f"Phecode version {version} does not ship, only {known}; give the tables info "
+            "and icd of your own.",
+        )
     tables = [
         pq.read_table(TABLES / f"phecode{_SHIPPED[version]}_{name}.parquet")
         for name in ("info", "icd")
