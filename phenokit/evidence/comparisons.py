@@ -3,7 +3,8 @@
 Sethi et al. (PSB 2026, doi:10.1142/9789819824755_0049) hold prototypes against class
 predictions in four ways, and so does this module:
 
-- the best prototype of each phecode against the best class, prototype class and feature;
+- the best prototype of each phecode against the best class, prototype class and feature,
+  and the best prototype of each class against the prediction of that class;
 - specificity: in how many phecode categories an exposure is significant;
 - classes whose prototypes differ in significance: are these prototypes further apart?
 - prediction of a phecode from all prototypes together against all classes together.
@@ -137,10 +138,109 @@ def best_per_phecode_held_out(
     rng
         Draws the halves.
     """
+    halves = split_patients(patient_ids, rng)
+    return _best(values, names, kinds, status, associations, *halves)
+
+
+@dataclass(frozen=True)
+class BestWithinClass:
+    """The best prototype of a class against the prediction of that class.
+
+    Attributes
+    ----------
+    table
+        A row a class and phecode, where the class or a prototype of it is significant:
+        ``label`` and the columns of `BestPerPhecode`; `q_bh` is over all rows.
+    held_out
+        Whether choice and direction come from other patients than the AUCs.
+    """
+
+    table: pd.DataFrame
+    held_out: bool
+
+    def sentence(self, *, level: float = 0.05) -> str:
+        """What the comparison comes to."""
+        compared = _rows(self.table, self.table["p_value"].notna().to_numpy())
+        if compared.empty:
+            return "No class has a significant phecode to compare its prototypes in."
+        is_clear = compared["q_bh"] < level
+        better = int((is_clear & (compared["difference"] > 0)).sum())
+        worse = int((is_clear & (compared["difference"] < 0)).sum())
+        patients = "other patients" if self.held_out else "the same patients"
+        return (
+            f"Of {len(compared)} pairs of a class and a phecode, the best prototype of the "
+            f"class has a higher AUC than the prediction of the class in {better}, a lower "
+            f"one in {worse} (paired DeLong, Benjamini-Hochberg q < {level:g}); the median "
+            f"difference is {compared['difference'].median():+.3f}. Prototypes were chosen "
+            f"in {patients}."
+        )
+
+
+def best_within_class(
+    values: Float[np.ndarray, "patient exposure"],
+    names: Sequence[str],
+    kinds: Sequence[str],
+    labels: Sequence[str],
+    status: PhecodeStatus,
+    *,
+    associations: pd.DataFrame,
+    halves: tuple[Bool[np.ndarray, " patient"], Bool[np.ndarray, " patient"]] | None = None,
+    level: float = 0.05,
+) -> BestWithinClass:
+    """Compare the best prototype of each class with the prediction of its own class.
+
+    Parameters
+    ----------
+    labels
+        Class of each exposure; the others as of `best_per_phecode`.
+    halves
+        Rows to choose in, and rows to compare in (`split_patients`); `None`: all in both.
+    level
+        Bonferroni-corrected p from which a phecode counts.
+    """
+    every = np.ones(len(values), dtype=bool)
+    choose, compare = halves or (every, every)
+    kind, label = np.array(kinds, dtype=str), np.array(labels, dtype=str)
+    is_hit = associations["p_bonferroni"].to_numpy() < level
+    hits = associations.loc[is_hit, ["exposure", "phecode"]]
+    tables = []
+    classes = [of for of, k in zip(labels, kinds, strict=True) if k == "class"]
+    for one in dict.fromkeys(classes):
+        is_own = (label == one) & ((kind == "prototype") | (kind == "class"))
+        columns = np.flatnonzero(is_own)
+        if not (is_own & (kind == "prototype")).any():
+            continue
+        own = {names[k] for k in columns}
+        found = set(hits.loc[hits["exposure"].isin(own), "phecode"])
+        chosen = [j for j, phecode in enumerate(status.phecodes) if phecode in found]
+        best = _best(
+            values[:, columns],
+            [names[k] for k in columns],
+            [kinds[k] for k in columns],
+            status.at_phecodes(chosen),
+            associations,
+            choose,
+            compare,
+        )
+        tables.append(best.table.assign(label=one))
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if table.empty:
+        table = pd.DataFrame(
+            columns=pd.Index([*_BEST, *_COMPARED, "q_bh", "label"]), dtype=float
+        )
+    else:
+        table = _with_q(table)
+    front = ["label", *(name for name in table.columns if name != "label")]
+    return BestWithinClass(table.loc[:, front], held_out=halves is not None)
+
+
+def split_patients(
+    patient_ids: Sequence[str], rng: np.random.Generator
+) -> tuple[Bool[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
+    """A random half of the patients and the other half, as rows."""
     patients, patient = np.unique(np.asarray(patient_ids), return_inverse=True)
-    is_chosen_on = rng.permutation(len(patients)) < len(patients) / 2
-    choose = is_chosen_on[patient]
-    return _best(values, names, kinds, status, associations, choose, ~choose)
+    is_first = (rng.permutation(len(patients)) < len(patients) / 2)[patient]
+    return is_first, ~is_first
 
 
 @dataclass(frozen=True)
