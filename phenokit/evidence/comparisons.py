@@ -200,15 +200,17 @@ def best_within_class(
     """
     every = np.ones(len(values), dtype=bool)
     choose, compare = halves or (every, every)
-    kind, label = np.array(kinds, dtype=str), np.array(labels, dtype=str)
     is_hit = associations["p_bonferroni"].to_numpy() < level
     hits = associations.loc[is_hit, ["exposure", "phecode"]]
     tables = []
     classes = [of for of, k in zip(labels, kinds, strict=True) if k == "class"]
     for one in dict.fromkeys(classes):
-        is_own = (label == one) & ((kind == "prototype") | (kind == "class"))
-        columns = np.flatnonzero(is_own)
-        if not (is_own & (kind == "prototype")).any():
+        columns = [
+            k
+            for k, of in enumerate(labels)
+            if of == one and kinds[k] in ("prototype", "class")
+        ]
+        if all(kinds[k] == "class" for k in columns):
             continue
         own = {names[k] for k in columns}
         found = set(hits.loc[hits["exposure"].isin(own), "phecode"])
