@@ -224,7 +224,8 @@ def best_within_class(
             choose,
             compare,
         )
-        tables.append(best.table.assign(label=one))
+        if len(best.table):
+            tables.append(best.table.assign(label=one))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if table.empty:
         table = pd.DataFrame(

@@ -1,5 +1,6 @@
 """A small cohort with planted truth, written by hand: its tables, scores and bundle."""
 
+import json
 from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,31 @@ CODES = {
     "Z99.999": (-2.0, 0.0, 0.0),  # no phecode
 }
 """Log odds at 60 years; per SD of prototype 2; per year."""
+
+INFO = """\
+phecode,phecode_string,phecode_category,sex,exclude_range
+008,Intestinal infection,infectious diseases,Both,
+250,Diabetes mellitus,endocrine/metabolic,Both,
+250.2,Type 2 diabetes,endocrine/metabolic,Both,250
+401,Hypertension,circulatory system,Both,
+401.1,Essential hypertension,circulatory system,Both,401
+427,Cardiac dysrhythmias,circulatory system,Both,
+427.2,Atrial fibrillation and flutter,circulatory system,Both,427
+427.21,Atrial fibrillation,circulatory system,Both,"427,427.2"
+495,Asthma,respiratory,Both,
+600,Hyperplasia of prostate,genitourinary,Male,
+"""
+
+ICD = """\
+ICD,flag,phecode
+I48.91,10,427.21
+I10,10,401.1
+E11.9,10,250.2
+N40.0,10,600
+J45.909,10,495
+A04.7,10,008
+"""
+"""A phecode map of ten, which is read sooner than one of 1,817."""
 
 TOML = """\
 name = "By hand"
@@ -55,7 +81,8 @@ def write_bundle_of_six(folder: Path, *, seed: int = 1) -> SimpleNamespace:
         },
         "calibration": {"method": "none", "data": "none", "slope": []},
         "out_of_distribution": {
-            "method": "none", "threshold": 1.0, "false_positive_rate": 0.05, "detection": [],
+            "method": "none", "threshold": 1.0, "false_positive_rate": 0.05,
+            "detection": [],
         },
         "prevalence": {label: {"training": 0.4} for label in LABELS},
         "performance": [figure], "subgroups": [], "tripod_ai": {},
@@ -85,8 +112,6 @@ def write_bundle_of_six(folder: Path, *, seed: int = 1) -> SimpleNamespace:
 
 def write_hand_cohort(folder: Path, model: SimpleNamespace, *, n: int = 300) -> Path:
     """A cohort folder of `n` patients; of each, one or two recordings were scored."""
-    from phenokit.batch.score import write_scores
-
     rng = np.random.default_rng(9)
     folder.mkdir(parents=True)
     sex = rng.choice(["Female", "Male"], n)
@@ -151,8 +176,36 @@ def write_hand_cohort(folder: Path, model: SimpleNamespace, *, n: int = 300) -> 
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
     (folder / "cohort.toml").write_text(TOML)
-    write_scores(rows, folder / "scores", model)  # pyright: ignore[reportArgumentType]
+    write_scores(folder / "scores", rows, model)
     return folder
+
+
+def write_scores(folder: Path, rows: list[dict], model: SimpleNamespace) -> None:
+    """What `phenokit score` writes of these rows, in two parts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    texts = ("record_id", "path", "patient_id", "outcome", "code", "message")
+    half = len(rows) // 2
+    for k, part in enumerate((rows[:half], rows[half:])):
+        columns = {
+            name: pa.array([row[name] for row in part], pa.string()) for name in texts
+        }
+        columns["model"] = pa.array([model.name] * len(part))
+        columns["bundle_hash"] = pa.array([model.bundle_hash] * len(part))
+        probability = np.stack([row["probability"] for row in part])
+        for j, label in enumerate(model.labels):
+            column = pa.array(probability[:, j], from_pandas=True)
+            columns[f"probability_{label}"] = column
+        similarity = np.stack([row["similarity"] for row in part]).astype(np.float32)
+        columns["similarity"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(similarity.ravel()), similarity.shape[1]
+        )
+        path = folder / f"part-{k:05d}.parquet"
+        pq.write_table(pa.table(columns), path, write_page_checksum=True)
+    manifest = {"format": "phenokit scores", "version": 1, "n_parts": 2}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +213,23 @@ def hand_models(tmp_path_factory) -> Path:
     """A models folder that holds the bundle `hand`."""
     folder = tmp_path_factory.mktemp("hand_models")
     write_bundle_of_six(folder / "hand")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hand_map(tmp_path_factory) -> dict[str, Path]:
+    """Files of the phecode map of ten, as arguments of `AssociationInputs`."""
+    folder = tmp_path_factory.mktemp("map")
+    (folder / "info.csv").write_text(INFO)
+    (folder / "icd.csv").write_text(ICD)
+    return {"phecode_info": folder / "info.csv", "phecode_icd": folder / "icd.csv"}
+
+
+@pytest.fixture(scope="session")
+def other_models(tmp_path_factory) -> Path:
+    """A models folder whose bundle `hand` is another one."""
+    folder = tmp_path_factory.mktemp("other_models")
+    write_bundle_of_six(folder / "hand", seed=2)
     return folder
 
 
