@@ -54,6 +54,7 @@ from phenokit.report.associations import (
     read_result,
     rows_tested,
     search_rows,
+    strongest_pairs,
     top_rows,
     with_names,
 )
@@ -521,8 +522,6 @@ def choose_exposure(job_id: str, table: pd.DataFrame) -> str:
     shown = pd.DataFrame(
         {
             "Exposure": table["name"],
-            "Significant": table["significant"],
-            "Tested": table["tested"],
             "Strongest association": [
                 f"{row['phecode']} {row['phecode_string']}"
                 if row["tested"]
@@ -534,6 +533,8 @@ def choose_exposure(job_id: str, table: pd.DataFrame) -> str:
                 for row in rows
             ],
             "p": [format_p(p) for p in table["neg_log_p_value"]],
+            "Significant": table["significant"],
+            "Tested": table["tested"],
         }
     )
     state = st.dataframe(
@@ -709,6 +710,8 @@ def show_comparisons(result: AssociationResult) -> None:
             "classes” switched on."
         )
         return
+    if (rows := tables.get("within_class_held_out")) is not None and len(rows):
+        show_within_class(result)
     held_out = tables.get("best_held_out")
     if held_out is not None and len(held_out):
         show_best(result)
@@ -735,26 +738,54 @@ def show_comparisons(result: AssociationResult) -> None:
         _as_table(drawing.table, "prediction")
 
 
+HALVES = {
+    "held_out": "Held out: chosen on one half, compared on the other",
+    "same": "Chosen and compared in the same patients (favours prototypes)",
+}
+"""In which patients the best prototype is chosen."""
+
+
+def choose_patients(key: str) -> bool:
+    """Whether the best are compared in other patients than they were chosen in."""
+    chosen = st.segmented_control(
+        "Patients", list(HALVES), default="held_out", required=True,
+        format_func=HALVES.__getitem__, key=key,
+    )  # fmt: skip
+    return chosen == "held_out"
+
+
+def show_within_class(result: AssociationResult) -> None:
+    """The best prototype of each class against the prediction of that class."""
+    st.subheader("Best prototype of a class against the class itself", anchor=False)
+    held_out = choose_patients("within_which")
+    name = "within_class_held_out" if held_out else "within_class"
+    st.text(str(result.sentences.get(name, "")))
+    rows = with_names(result.comparisons[name], result)
+    rows["phecode_string"] = "(" + rows["label"] + ") " + rows["phecode_string"]
+    shown = strongest_pairs(rows)
+    drawing = draw_comparison(
+        shown, first="prototype", second="other",
+        names=("best prototype of the class", "prediction of the class"),
+        title="Best prototype of each class",
+    )  # fmt: skip
+    _widgets.show_figure(drawing, key="within")
+    st.caption(
+        f"The {len(shown)} pairs of a class and a phecode with the highest AUC of either; "
+        "a phecode with the same cases as the one above it stands once."
+    )
+    _as_table(rows, "within")
+
+
 def show_best(result: AssociationResult) -> None:
     """The best prototype of each phecode against the best of another kind."""
-    st.subheader("Best prototype against best class", anchor=False)
+    st.subheader("Best of all prototypes against best of all classes", anchor=False)
     kinds = list(dict.fromkeys(result.comparisons["best_held_out"]["against_kind"]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         against = st.segmented_control(
             "Against", kinds, default=kinds[0], required=True, key="against",
             format_func=lambda kind: KIND_WORDS[kind].capitalize(),
         )  # fmt: skip
-        which = st.segmented_control(
-            "Patients",
-            ["best_held_out", "best"],
-            default="best_held_out",
-            required=True,
-            format_func={
-                "best_held_out": "Held out: chosen on one half, compared on the other",
-                "best": "Chosen and compared in the same patients (favours prototypes)",
-            }.__getitem__,
-            key="best_which",
-        )
+        which = "best_held_out" if choose_patients("best_which") else "best"
     sentences = result.sentences.get(which, {})
     st.text(str(sentences.get(against, "") if isinstance(sentences, dict) else sentences))
     rows = result.comparisons.get(which, result.comparisons["best_held_out"])

@@ -265,10 +265,11 @@ def _read_job(folder: Path) -> Job | None:
 
 def _state(folder: Path, progress: dict[str, Any]) -> tuple[JobState, str]:
     """The state, and why it failed."""
-    if lock_is_held(folder / "owner"):
-        return JobState.RUNNING, ""
+    # A manifest is the last thing that a run writes; its process may still be leaving.
     if (folder / "out" / "manifest.json").is_file():
         return JobState.FINISHED, ""
+    if lock_is_held(folder / "owner"):
+        return JobState.RUNNING, ""
     if (folder / "cancelled").exists():
         return JobState.CANCELLED, ""
     told = progress.get("state")

@@ -203,6 +203,19 @@ def with_names(rows: pd.DataFrame, result: AssociationResult) -> pd.DataFrame:
     return table
 
 
+def strongest_pairs(rows: pd.DataFrame, n: int = 30) -> pd.DataFrame:
+    """Of a comparison within classes the pairs with the highest AUC of either, at most `n`.
+
+    A phecode that has the same cases and controls as the one above it stands once, as the
+    more specific one.
+    """
+    alike = ["label", "prototype", "cases", "controls", "prototype_auc", "other_auc"]
+    apart = rows.drop_duplicates(alike, keep="last")
+    highest = apart[["prototype_auc", "other_auc"]].max(axis=1).to_numpy()
+    order = np.argsort(-np.nan_to_num(highest), kind="stable")
+    return apart.iloc[order[:n]].reset_index(drop=True)
+
+
 def search_rows(
     rows: pd.DataFrame, words: str, *, first: Sequence[str] = ()
 ) -> pd.DataFrame:

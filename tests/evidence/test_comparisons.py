@@ -7,9 +7,11 @@ from phenokit.cohort import PhecodeStatus
 from phenokit.evidence.comparisons import (
     best_per_phecode,
     best_per_phecode_held_out,
+    best_within_class,
     intra_class_distance,
     multivariable_prediction,
     specificity,
+    split_patients,
 )
 
 
@@ -308,3 +310,35 @@ def test_multivariable_prediction_does_not_see_the_scale_of_an_exposure():
         for x in (prototypes, prototypes * scales)
     )  # fmt: skip
     assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_a_class_is_compared_with_its_own_best_prototype_only():
+    rng = np.random.default_rng(4)
+    case = rng.random(600) < 0.3
+    strong, weak = case + rng.normal(size=600), 0.2 * case + rng.normal(size=600)
+    other = 3 * case + rng.normal(size=600)
+    values = np.column_stack([strong, rng.normal(size=600), weak, other])
+    found = best_within_class(
+        values,
+        ["prototype 0", "prototype 1", "class A", "prototype 2"],
+        ["prototype", "prototype", "class", "prototype"],
+        ["A", "A", "A", "B"],
+        PhecodeStatus(("001",), 600, (np.flatnonzero(case),), (np.zeros(0, int),)),
+        associations=pd.DataFrame(
+            {"exposure": ["prototype 0"], "phecode": ["001"], "p_bonferroni": [1e-9],
+             "status": ["tested"]}
+        ),
+    )  # fmt: skip
+    row = found.table.iloc[0]
+    assert len(found.table) == 1
+    assert (row["label"], row["prototype"], row["other"]) == ("A", "prototype 0", "class A")
+    assert row["difference"] == pytest.approx(row["prototype_auc"] - row["other_auc"])
+    assert "higher AUC than the prediction of the class in 1" in found.sentence()
+
+
+def test_a_split_keeps_the_rows_of_a_patient_together():
+    people = [str(k // 3) for k in range(300)]
+    first, second = split_patients(people, np.random.default_rng(0))
+    assert (first ^ second).all()
+    assert first.sum() == 150
+    assert all(len(set(first[k : k + 3])) == 1 for k in range(0, 300, 3))

@@ -22,6 +22,7 @@ from phenokit.report.associations import (
     overview,
     read_result,
     search_rows,
+    strongest_pairs,
     top_rows,
 )
 
@@ -182,3 +183,19 @@ def test_an_overview_of_a_quarter_of_a_million_pairs_takes_less_than_a_second(
     start = time.perf_counter()
     assert len(overview(large)) == 150
     assert time.perf_counter() - start < 2
+
+
+def test_the_strongest_pairs_name_a_phecode_and_its_parent_once():
+    rows = pd.DataFrame(
+        {
+            "label": ["CD", "CD", "MI"],
+            "phecode": ["420", "420.2", "411"],
+            "prototype": ["prototype 1", "prototype 1", "prototype 2"],
+            "cases": [40, 40, 90],
+            "controls": [900, 900, 800],
+            "prototype_auc": [0.7, 0.7, 0.9],
+            "other_auc": [0.6, 0.6, np.nan],
+        }
+    )
+    assert strongest_pairs(rows)["phecode"].tolist() == ["411", "420.2"]
+    assert strongest_pairs(rows, 1)["phecode"].tolist() == ["411"]
