@@ -28,6 +28,8 @@ from phenokit.evidence.logistic import (
 
 Array = np.ndarray
 
+EXPOSURES_AT_ONCE = 16
+"""Exposures that are held for all rows at once."""
 DETERMINED = 1e-9
 """Share of an exposure's variance below which the covariates determine it."""
 
@@ -207,24 +209,18 @@ def clustered_score_test(
     starts = np.flatnonzero(np.diff(clusters, prepend=-1))
     information = np.full_like(plain.information, np.nan)
     everything = slice(0, block.n_rows)
-    values = exposures.block(everything)
-    for j in range(block.n_phecodes):
-        with np.errstate(over="ignore"):
-            mean = sigmoid_in_place(design.values @ null.coefficients[:, j])
-        mean[block.excluded_rows[j]] = 0
-        weight = mean - mean * mean
-        residual = -mean
-        residual[block.case_rows[j]] += 1
-        weighted = design.values * weight[:, None]
-        left = (
-            values
-            - design.values
-            @ np.linalg.lstsq(weighted.T @ design.values, weighted.T @ values, rcond=None)[
-                0
-            ]
-        )
-        sums = np.add.reduceat(left * residual[:, None], starts, axis=0)
-        information[:, j] = np.einsum("ce,ce->e", sums, sums)
+    for first in range(0, len(information), EXPOSURES_AT_ONCE):
+        some = np.arange(first, min(first + EXPOSURES_AT_ONCE, len(information)))
+        values = exposures.at_exposures(some).block(everything)
+        for j in range(block.n_phecodes):
+            with np.errstate(over="ignore"):
+                residual = -sigmoid_in_place(design.values @ null.coefficients[:, j])
+            residual[block.case_rows[j]] += 1
+            residual[block.excluded_rows[j]] = 0
+            left = values - design.values @ plain.room[j][:, some]
+            left *= residual[:, None]
+            sums = np.add.reduceat(left, starts, axis=0)
+            information[some, j] = np.einsum("ce,ce->e", sums, sums)
     information[np.isnan(plain.information)] = np.nan
     return replace(plain, information=information)
 
