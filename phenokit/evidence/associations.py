@@ -57,6 +57,8 @@ Array = np.ndarray
 
 FEWEST_CASES = 5
 """Under this many cases or controls nothing is tested, whatever minimum is chosen."""
+SPARSE = 0.5
+"""Patients expected in a cell of a 0/1 exposure below which its exact tail bounds p."""
 PHECODES_AT_ONCE = 256
 EXPOSURES_AT_ONCE = 64
 
@@ -533,7 +535,7 @@ def _refine(
             if len(penalised):
                 _fit_penalised(
                     cells, part, phecode, design, columns, some[chosen], penalised,
-                    fits.separated,
+                    fits.separated, null.coefficients[:, j],
                 )  # fmt: skip
             cells.numbers["p_value"][at] = 10.0 ** -cells.numbers["neg_log_p_value"][at]
             for exposure in at[0][~cells.converged[at]]:
@@ -555,24 +557,30 @@ def _fit_penalised(
     exposures: Int64[Array, " exposure"],
     penalised: Int64[Array, " which"],
     separated: Bool[Array, " exposure"],
+    null_coefficients: Float64[Array, " column"],
 ) -> None:
     """Firth's fit of some exposures of one phecode."""
     status = part.status.column(phecode)
     eligible = np.flatnonzero(status != CaseStatus.EXCLUDED)
-    fits = fit_firth(
-        design.at_rows(eligible),
-        columns[np.ix_(eligible, penalised)],
-        status[eligible] == CaseStatus.CASE,
-    )
+    is_case = status[eligible] == CaseStatus.CASE
+    columns = columns[np.ix_(eligible, penalised)]
+    fits = fit_firth(design.at_rows(eligible), columns, is_case)
+    tail = _sparse_tail(columns, is_case, design.values[eligible] @ null_coefficients)
+    p = neg_log10_p_of_chi2(fits.likelihood_ratio)
     at = (part.chosen[exposures[penalised]], phecode)
     for name, value in {
         "beta": fits.log_odds_ratio,
         "standard_error": fits.standard_error,
         "low": fits.low,
         "high": fits.high,
-        "neg_log_p_value": neg_log10_p_of_chi2(fits.likelihood_ratio),
+        "neg_log_p_value": np.minimum(p, tail),
     }.items():
         cells.numbers[name][at] = value
+    for exposure in at[0][tail < p]:
+        cells.note[exposure, phecode] = _joined(
+            cells.note[exposure, phecode],
+            "p is the exact tail: hardly a patient was expected where some were seen",
+        )
     cells.method[at] = "firth"
     cells.converged[at] = fits.converged
     for exposure in at[0][separated[penalised]]:
@@ -581,6 +589,33 @@ def _fit_penalised(
             cells.note[exposure, phecode],
             "separated: without the penalty there is no finite estimate",
         )
+
+
+def _sparse_tail(
+    columns: Float64[Array, "row exposure"],
+    is_case: Bool[Array, " row"],
+    null_logit: Float64[Array, " row"],
+) -> Float64[Array, " exposure"]:
+    """-log10 of the p that a 0/1 exposure has at least; infinite where nothing is sparse.
+
+    Where fewer than `SPARSE` patients are expected in a cell, a single one decides, and the
+    penalised likelihood ratio calls it significant at 0.05 more often than that: up to
+    every tenth time with 5 to 8 cases. There the tail of the Poisson distribution that the
+    null model expects is the p-value.
+    """
+    from scipy.special import expit, gammainc
+
+    exposed = columns == columns.max(axis=0)
+    is_binary = (exposed | (columns == columns.min(axis=0))).all(axis=0)
+    mean = expit(null_logit)
+    worst = np.full(columns.shape[1], np.inf)
+    for seen, likely in ((is_case, mean), (~is_case, 1 - mean)):
+        for inside in (exposed, ~exposed):
+            observed, expected = seen @ inside.astype(float), likely @ inside.astype(float)
+            p = np.where(observed > 0, gammainc(np.maximum(observed, 1), expected), 1.0)
+            applies = is_binary & (expected < SPARSE)
+            worst[applies] = np.minimum(worst, -np.log10(np.maximum(p, 1e-300)))[applies]
+    return worst
 
 
 def _permute(

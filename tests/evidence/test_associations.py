@@ -1,4 +1,4 @@
-"""The scan against statsmodels, firthmodels, hand tables and its own laws."""
+"""The scan against statsmodels, scikit-learn, exact tests, hand tables and its own laws."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from phenokit.evidence.associations import (
     plan_tests,
     scan_phecodes,
 )
-from phenokit.evidence.covariates import Covariates, encode_covariates, no_covariates
+from phenokit.evidence.covariates import Covariates, no_covariates
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "ecg" / "phenotype_stats.npz"
 EVERY_PAIR = AssociationSettings(minimum_cases=5, refine="all")
@@ -238,11 +238,86 @@ def test_an_exposure_that_the_covariates_determine_is_not_tested(cohort):
     assert "determine" in row["note"]
 
 
-def test_a_phecode_of_the_other_sex_is_not_tested():
+def test_a_phecode_of_the_other_sex_is_not_tested_whatever_the_exposure():
     column = np.full(50, CaseStatus.EXCLUDED, dtype=np.int8)
     status = status_of(column)
     plan = plan_tests(status, info_of(status, "Female"), minimum_cases=5)
     assert plan["code"].tolist() == ["N_SEX"]
+    constant = associate(
+        features(np.ones((50, 1))),
+        status,
+        no_covariates(50),
+        phecode_info=info_of(status, "Female"),
+    )
+    assert constant["code"].tolist() == ["N_SEX"]  # comes before N_CONSTANT
+
+
+@pytest.mark.parametrize("minimum", [20, 21])
+def test_a_phecode_with_exactly_the_minimum_of_cases_is_tested(minimum):
+    column = np.repeat([1, 0], [20, 300]).astype(np.int8)
+    values = np.random.default_rng(0).normal(size=(320, 1))
+    settings = AssociationSettings(minimum_cases=minimum)
+    for of in (column, _swap(column)):  # few controls are few as well
+        code = run(values, [of], settings=settings)["code"].iloc[0]
+        assert code == ("OK" if minimum == 20 else "N_FEW_CASES")
+
+
+def test_an_exposure_that_nobody_has_is_not_tested_and_others_are():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(200, 2)).astype(np.float32)
+    values[:, 0] = np.nan
+    table = run(values, [(rng.random(200) < 0.3).astype(np.int8)])
+    assert table["code"].tolist() == ["N_CONSTANT", "OK"]
+    assert table["n_total"].tolist() == [0, 200]
+
+
+def test_float32_exposures_with_missing_cells_have_the_numbers_of_float64(cohort):
+    values, columns, covariates = cohort
+    holed = values.copy()
+    holed[::7, 0] = holed[5::9, 2] = np.nan
+    same(
+        run(holed, columns, covariates), run(holed.astype(np.float64), columns, covariates)
+    )
+
+
+@pytest.mark.parametrize(
+    "cells", [(4999, 1, 1, 4999), (99_999, 1, 1, 99_999), (1, 10_000, 5000, 1)]
+)
+def test_a_very_strong_effect_is_not_taken_for_separation(cells):
+    a, b, c, d = cells
+    row = run(*two_by_two(a, b, c, d)).iloc[0]
+    assert (row["method"], row["code"]) == ("likelihood_ratio", "OK")
+    assert row["beta"] == pytest.approx(np.log(a * d / (b * c)), abs=1e-8)
+    error = np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+    assert row["standard_error"] == pytest.approx(error, rel=1e-6)
+
+
+def test_separation_is_flagged_exactly_where_a_linear_programme_finds_it():
+    rng = np.random.default_rng(7)
+    n_separated = 0
+    for _ in range(80):
+        n = int(rng.integers(60, 300))
+        z = rng.normal(size=(n, 1))
+        x = rng.normal(size=n) if rng.random() < 0.4 else rng.random(n) < 0.05
+        y = rng.random(n) < expit(rng.choice([-3, 0]) + rng.choice([0, 3, 20]) * x)
+        if min(y.sum(), n - y.sum()) < 5 or x.min() == x.max():
+            continue
+        covariates = Covariates(("z",), z)
+        row = run(x.astype(float)[:, None], [y.astype(np.int8)], covariates).iloc[0]
+        is_separated = _is_separated(np.column_stack([np.ones(n), z, x]), y)
+        assert row["status"] == "tested"
+        assert (row["code"] == "OK_FIRTH") == is_separated
+        n_separated += is_separated
+    assert 10 < n_separated < 70
+
+
+def _is_separated(design, y) -> bool:
+    """Whether a hyperplane has no case on its one side and no control on its other."""
+    from scipy.optimize import linprog
+
+    signed = design * np.where(y, 1, -1)[:, None]
+    found = linprog(-signed.sum(0), -signed, np.zeros(len(y)), bounds=(-1, 1))
+    return -found.fun > 1e-7
 
 
 def test_sex_leaves_the_model_of_a_phecode_that_one_sex_has(cohort):
@@ -440,57 +515,3 @@ def test_the_family_wise_error_of_permutations_is_that_of_their_level():
         significant += run(values, columns, settings=settings)["p_permutation"].min() <= 0.1
     # Binomial(60, 0.1): above 14 or at 0 once in a thousand
     assert 1 <= significant <= 14
-
-
-# --- covariates -------------------------------------------------------------------------
-
-
-def test_a_category_names_its_reference_level():
-    table = pd.DataFrame({"sex": ["Male", "Female", "Female"], "age": [50.0, 60.0, 70.5]})
-    covariates = encode_covariates(table, ["age", "sex"])
-    assert covariates.names == ("age", "sex Male")
-    assert covariates.values[:, 1].tolist() == [1, 0, 0]
-    assert covariates.notes == ("The reference of sex is Female.",)
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "code", "words"),
-    [
-        ("age", [50.0, np.nan, 70.0], "E_NONFINITE", "age is missing in 1 of 3 rows"),
-        ("sex", ["Male", "", "Female"], "E_NONFINITE", "row 2"),
-        ("age", [50.0, 50.0, 50.0], "E_RANGE", "does not vary"),
-        ("site", [1.0, 2.0, 3.0], "E_COLUMNS", "no covariate age"),
-    ],
-)
-def test_a_covariate_that_cannot_be_used_is_an_error_that_names_it(
-    column, values, code, words
-):
-    from phenokit.errors import BadInput
-
-    name = "age" if column == "site" else column
-    with pytest.raises(BadInput, match=words) as error:
-        encode_covariates(pd.DataFrame({column: values}), [name])
-    assert error.value.code == code
-
-
-def test_a_collinear_covariate_is_dropped_said_and_changes_nothing(cohort):
-    values, columns, covariates = cohort
-    frame = pd.DataFrame(covariates.values, columns=["a", "c"])
-    frame["b"] = 2 * frame["a"] + 1
-    doubled = encode_covariates(frame, ["a", "c", "b"])
-    assert doubled.collinear == ("b",)
-    table = run(values, columns, doubled)
-    assert set(table["code"]) == {"W_COLLINEAR"}
-    np.testing.assert_allclose(table["beta"], run(*cohort)["beta"], rtol=1e-9)
-
-
-def test_a_spline_follows_a_curve_that_a_line_cannot():
-    rng = np.random.default_rng(6)
-    age = rng.uniform(20, 90, 4000)
-    risk = expit(-3 + ((age - 55) / 15) ** 2)
-    y = (rng.random(4000) < risk).astype(np.int8)
-    u_shaped = np.abs(age - 55)[:, None]
-    table = pd.DataFrame({"age": age})
-    line = run(u_shaped, [y], encode_covariates(table, ["age"]))
-    curve = run(u_shaped, [y], encode_covariates(table, ["age"], splines=["age"]))
-    assert curve["neg_log_p_value"].iloc[0] < 0.2 * line["neg_log_p_value"].iloc[0]
