@@ -163,6 +163,72 @@ def test_demo_recordings_can_be_explained(phenokit, tiny_bundle, tmp_path):
     assert phenokit("explain", header, "--model", tiny_bundle)[0] == 0
 
 
+@pytest.fixture
+def plain_files(tmp_path):
+    """Patients, diagnoses and a biomarker of 120 people, as options of `associate`."""
+    people = [f"p{k:03}" for k in range(120)]
+    patients = [f"{p},{('F', 'M')[k % 2]},{40 + k % 37}" for k, p in enumerate(people)]
+    codes = [f"{p},I10,10,2015-0{m}-01" for p in people[:50] for m in (1, 2)]
+    values = [f"{p},{(k * 37 % 120) / 10 + (k < 50)}" for k, p in enumerate(people)]
+    tables = {
+        "patients": ["person_id,sex,age", *patients],
+        "diagnoses": ["person_id,icd_code,icd_version,date", *codes],
+        "exposures": ["person_id,biomarker", *values],
+    }
+    for name, lines in tables.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    options = [(f"--{name}", tmp_path / f"{name}.csv") for name in tables]
+    return [word for option in options for word in option]
+
+
+def test_exposures_are_associated_and_a_finished_run_is_told_again(
+    phenokit, plain_files, tmp_path
+):
+    command = ("associate", *plain_files, "--out", tmp_path / "out")
+    code, out, _ = phenokit(*command)
+    assert code == 0
+    assert "2 tests: 1 exposures, 2 of 1,817 phecodes, 120 patients" in out
+    assert "N_FEW_CASES" in out
+    table = pq.read_table(tmp_path / "out" / "associations.parquet").to_pylist()
+    tested = [row["phecode"] for row in table if row["status"] == "tested"]
+    assert tested == ["401", "401.1"]
+    again = phenokit(*command)
+    assert (again[0], again[1].splitlines()[-1]) == (0, out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (("--kinds", "prototype,klass"), 64, "klass is not one of prototype, class"),
+        (("--minimum-cases", "4"), 64, "minimum-cases"),
+        (("--days-before", "-9", "--days-after", "3"), 64, "ends before it begins"),
+        (("--covariates", "age,smoking"), 65, "E_COLUMNS: There is no covariate smoking"),
+        (("--phecode-version", "2.0"), 65, "E_MISSING: Phecode version 2.0"),
+        (("--scores", "nowhere"), 65, "E_MISSING: "),
+        (("--minimum-cases", "100"), 66, "Nothing can be tested: 1,817 N_FEW_CASES"),
+    ],
+)
+def test_an_association_that_cannot_be_is_refused_by_its_exit_code(
+    phenokit, plain_files, tmp_path, more, code, words
+):
+    found, _, err = phenokit("associate", *plain_files, "--out", tmp_path / "out", *more)
+    assert found == code
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_an_association_without_patients_or_with_other_options_ends_with_65(
+    phenokit, plain_files, tmp_path
+):
+    code, _, err = phenokit("associate", *plain_files[2:], "--out", tmp_path / "none")
+    assert (code, "E_MISSING: The patients table is missing" in err) == (65, True)
+    command = ("associate", *plain_files, "--out", tmp_path / "out")
+    assert phenokit(*command)[0] == 0
+    code, _, err = phenokit(*command, "--refine", "all")
+    assert (code, "differs in: options" in err) == (65, True)
+    assert phenokit(*command, "--refine", "all", "--restart")[0] == 0
+
+
 def test_the_doctor_runs_without_a_network(phenokit):
     code, out, _ = phenokit("doctor")
     assert code == 0

@@ -15,6 +15,7 @@ from phenokit.readers.phecodes import (
     CaseRule,
     ancestors,
     case_status,
+    first_code_days,
     phecode_order,
     read_phecode_map,
 )
@@ -409,3 +410,33 @@ def test_counted_phecodes_that_the_map_lacks_are_refused(
     with pytest.raises(BadInput, match=words) as caught:
         case_status(counts, ["a"], [""], map12, cases=CaseRule(2))
     assert (caught.value.code, caught.value.where) == ("E_CODE", f"column phecode, {rows}")
+
+
+# The day of a first code
+
+
+def test_the_first_code_of_each_person_is_found_through_the_roll_up(map12):
+    diagnoses = coded(
+        [
+            ("a", "I4891", "10", "2015-03-01"),  # 427.21, so 427.2 and 427 as well
+            ("a", "42731", "9", "2014-02-01"),  # 427.21 in ICD-9-CM
+            ("a", "I471", "10", "2013-01-01"),  # 427.11, so 427 alone
+            ("b", "I10", "10", "2012-05-05"),
+            ("b", "I4891", "10", "2016-07-08"),
+            ("stranger", "I4891", "10", "2001-01-01"),
+        ]
+    )
+    found = first_code_days(diagnoses, ["b", "c", "a", "b"], map12, ["427", "427.21"])
+    nothing = "NaT"
+    fibrillation = ["2016-07-08", nothing, "2014-02-01", "2016-07-08"]
+    assert found["427.21"].astype(str).tolist() == fibrillation
+    arrhythmia = ["2016-07-08", nothing, "2013-01-01", "2016-07-08"]
+    assert found["427"].astype(str).tolist() == arrhythmia
+
+
+def test_the_day_of_a_first_code_needs_dates(map12):
+    rows = coded([("a", "I10", "10", "2012-05-05")])
+    undated = Diagnoses(rows.table.drop_columns(["date"]))
+    with pytest.raises(BadInput, match="add the column date") as error:
+        first_code_days(undated, ["a"], map12, ["401"])
+    assert error.value.code == "E_COLUMNS"
