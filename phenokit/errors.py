@@ -117,6 +117,7 @@ CODES: dict[str, str] = {
     "W_POLARITY": "The signal was inverted by its header; the sign was applied.",
     "W_THRESHOLD": "A probability lies on its threshold.",
     "W_COLLINEAR": "A covariate repeats others and was dropped.",
+    "W_NONPROPORTIONAL": "The hazard ratio of a covariate changes over time.",
     # associations
     "N_SEX": "Not tested: the phecode is restricted to a sex that is not in the cohort.",
     "N_CONSTANT": "Not tested: the exposure does not vary.",

@@ -57,7 +57,7 @@ from phenokit.evidence.comparisons import (
     split_patients,
 )
 from phenokit.evidence.covariates import Covariates, encode_covariates, no_covariates
-from phenokit.evidence.survival import FollowUp, associate_time_to_code
+from phenokit.evidence.time_to_code import FollowUp, associate_time_to_code
 from phenokit.networks.checkpoint import Bundle, load_bundle
 from phenokit.readers.cohort_folders import read_cohort_folder
 from phenokit.readers.cohorts import (

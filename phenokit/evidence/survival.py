@@ -1,257 +1,900 @@
-"""Does an exposure go before a diagnosis? Time from the recording to the first code.
+"""Cohorts with follow-up: how many are still free of the event, by stratum of risk.
 
-A scan asks who has a phecode at all; here only codes after the recording count. Cox's
-proportional hazards model (1972), Efron's handling of ties, fitted by lifelines: patients
-who had the code by the day of the recording are left out, and one without it is censored at
-the end of his follow-up. Days are whole, so ties are common.
+    cut_into_strata             strata of a risk or of a similarity
+    fit_kaplan_meier            curves by stratum, number at risk, median, log-rank test
+    fit_cumulative_incidence    Aalen & Johansen's curves where another event competes
+    fit_cox                     hazard ratios of named columns; proportional hazards checked
+
+Cox's model is fitted by lifelines. The curves and the tests are written out here because
+lifelines leaves delayed entry out of its log-rank test, its Schoenfeld and its score
+residuals, and moves tied times at random for Aalen-Johansen; days are whole and tied. So
+one table of risk sets serves them all, and lifelines and statsmodels are its oracles.
+
+A patient is at risk after `entry` and up to and including `duration`. Where strata are made
+by testing, entry is the day of the test: whoever is tested has lived until then.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Int64, Real, Shaped
 
+from phenokit.errors import AnalysisRefused, BadInput
+from phenokit.evidence.covariates import encode_covariates
 from phenokit.evidence.multiplicity import neg_log10_p_of_z
-
-FEWEST_EVENTS = 5
-"""Under this many events nothing is tested."""
 
 Z_95 = 1.959963984540054
 """Quantile of the normal distribution that leaves 2.5 % above."""
+EVENTS_A_COVARIATE = 10
+"""Fewer events a covariate than this, and Cox's model is refused."""
+NONPROPORTIONAL = 0.01
+"""p-value below which proportional hazards are doubted."""
+ROWS_NAMED = 10
 
-_NAN = float("nan")
+Array = np.ndarray
+
+
+# --- strata -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class FollowUp:
-    """When each patient was recorded, observed, and first coded.
-
-    Days (``datetime64[D]``); NaT where unknown or, in `first_code`, never.
+class Strata:
+    """Which stratum each patient is in.
 
     Attributes
     ----------
-    recorded
-        Day of the recording.
-    end
-        Last day on which a code would have been seen.
-    first_code
-        For each phecode the day of each patient's first code.
-    eligible
-        For phecodes of one sex, who can get it; a phecode that is not named, everyone.
+    names
+        In the order in which they are shown.
+    of_patient
+        Position in `names`; -1 for a patient in none of them.
     """
 
-    recorded: Shaped[np.ndarray, " patient"]
-    end: Shaped[np.ndarray, " patient"]
-    first_code: Mapping[str, Shaped[np.ndarray, " patient"]]
-    eligible: Mapping[str, Bool[np.ndarray, " patient"]] = field(default_factory=dict)
+    names: tuple[str, ...]
+    of_patient: Int64[Array, " patient"]
+
+    @classmethod
+    def of(
+        cls, labels: Sequence[str] | Shaped[Array, " patient"], order: Sequence[str] = ()
+    ) -> "Strata":
+        """Strata that are named already: by `order`, else alphabetically; "" is in none."""
+        text = np.asarray(labels).astype(str)
+        names = list(order) or sorted(set(text) - {""})
+        position = {name: k for k, name in enumerate(names)}
+        return cls(
+            tuple(names), np.array([position.get(one, -1) for one in text], np.int64)
+        )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of the table that `associate_time_to_code` returns."""
-
-    exposure: str
-    phecode: str
-    n: int
-    events: int
-    n_before: int
-    n_not_followed: int
-    n_missing: int
-    hazard_ratio: float = _NAN
-    conf_int_1: float = _NAN
-    conf_int_2: float = _NAN
-    log_hazard_ratio: float = _NAN
-    standard_error: float = _NAN
-    p_value: float = _NAN
-    neg_log_p_value: float = _NAN
-    log_rank_p: float = _NAN
-    proportional_hazards_p: float = _NAN
-    median_days: float = _NAN
-    status: str = "tested"
-    code: str = "OK"
-    note: str = ""
-
-
-def associate_time_to_code(
-    pairs: Sequence[tuple[str, str]],
-    exposures: Mapping[str, Float[np.ndarray, " patient"]],
-    follow_up: FollowUp,
-    covariates: Float[np.ndarray, "patient covariate"],
-    *,
-    minimum_events: int = FEWEST_EVENTS,
-) -> pd.DataFrame:
-    """Hazard ratio of each pair of an exposure and a phecode.
-
-    Valid if censoring has nothing to do with the risk that is left after adjustment, and
-    where the ratio stays the same over time: `proportional_hazards_p` tests the latter.
+def cut_into_strata(values: Real[Array, " patient"], *, n_strata: int = 3) -> Strata:
+    """Strata of equal size by a value such as a risk or the similarity to a prototype.
 
     Parameters
     ----------
-    pairs
-        Exposure and phecode.
-    exposures
-        Values by name; NaN where missing.
-    follow_up
-        See `FollowUp`.
-    covariates
-        Adjusted for; none missing. One that does not vary among the patients of a pair is
-        left out of it, and the note says so.
-    minimum_events
-        Pairs with fewer events are not tested; at least 5.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row a pair: ``exposure, phecode, n, events``, the patients left out, each counted
-        once (``n_before`` had the code by the day of the recording, ``n_not_followed``
-        have no day of follow-up after it, ``n_missing`` no exposure)``, hazard_ratio,
-        conf_int_1, conf_int_2`` (95 %, Wald; per SD of the exposure over all patients, per
-        unit for 0 and 1)``, log_hazard_ratio, standard_error, p_value, neg_log_p_value,
-        log_rank_p`` (highest against lowest third of the exposure, not adjusted; NaN where
-        its values are too few to make thirds)``, proportional_hazards_p`` (scaled
-        Schoenfeld residuals against ranked time; low: the ratio changes)``, median_days``
-        (of follow-up)``, status`` (tested, not_tested)``, code, note``.
+    values
+        NaN where unknown: in no stratum. Equal values share a stratum.
+    n_strata
+        At least 2.
 
     Raises
     ------
-    ValueError
-        If a covariate is missing, or fewer than 5 events are to be enough.
+    BadInput
+        ``E_RANGE`` if the values are too few or too often equal for that many strata.
+
+    Examples
+    --------
+    >>> strata = cut_into_strata(np.array([0.1, 0.4, np.nan, 0.2, 0.9]), n_strata=2)
+    >>> strata.names
+    ('1 of 2: 0.1 to 0.2', '2 of 2: 0.4 to 0.9')
+    >>> strata.of_patient
+    array([ 0,  1, -1,  0,  1])
+    """
+    if n_strata < 2:
+        raise ValueError("at least 2 strata are needed")
+    is_known = ~np.isnan(values)
+    known = values[is_known]
+    of_known = np.zeros(0, dtype=np.int64)
+    if len(known):
+        edges = np.quantile(known, np.arange(1, n_strata) / n_strata)
+        of_known = np.searchsorted(edges, known, side="left")
+    if len(np.unique(of_known)) < n_strata:
+        raise BadInput(
+            "E_RANGE",
+            f"The {len(np.unique(known)):,} different values cannot be cut into {n_strata} "
+            "strata; take fewer.",
+        )
+    of_patient = np.full(len(values), -1, dtype=np.int64)
+    of_patient[is_known] = of_known
+    within = [known[of_known == k] for k in range(n_strata)]
+    names = tuple(
+        f"{k + 1} of {n_strata}: {part.min():.3g} to {part.max():.3g}"
+        for k, part in enumerate(within)
+    )
+    return Strata(names, of_patient)
+
+
+# --- curves -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A step function of one stratum, and who was at risk.
+
+    Attributes
+    ----------
+    stratum
+        Its name.
+    event
+        Name of the event; of `fit_kaplan_meier` empty.
+    n, n_events
+        Patients, and those of them with the event.
+    times
+        0, then the times of events; the estimate holds from each until the next.
+    estimate, low, high
+        Survival (starts at 1) or cumulative incidence (starts at 0), with the 95 % band of
+        the log-log scale; the band is NaN once survival has reached 0.
+    censored
+        Times at which somebody was last seen without an event, ascending, each once.
+    at_risk
+        Number at risk at each of the `at_times` of the result.
+    median, median_low, median_high
+        Time by which half have had the event, with its 95 % interval; infinite where it is
+        not reached. NaN for a cumulative incidence.
+    """
+
+    stratum: str
+    event: str
+    n: int
+    n_events: int
+    times: Float64[Array, " step"]
+    estimate: Float64[Array, " step"]
+    low: Float64[Array, " step"]
+    high: Float64[Array, " step"]
+    censored: Float64[Array, " censoring"]
+    at_risk: Int64[Array, " at_time"]
+    median: float = float("nan")
+    median_low: float = float("nan")
+    median_high: float = float("nan")
+
+    def at(self, times: Sequence[float | int] | Float[Array, " at_time"]) -> pd.DataFrame:
+        """Estimate and band at given times; NaN after the last patient was seen."""
+        step = np.searchsorted(self.times, np.asarray(times, float), side="right") - 1
+        last = max(self.times[-1], self.censored[-1] if len(self.censored) else 0.0)
+        is_seen = np.asarray(times, float) <= last
+        return pd.DataFrame(
+            {
+                "estimate": np.where(is_seen, self.estimate[step], np.nan),
+                "conf_int_1": np.where(is_seen, self.low[step], np.nan),
+                "conf_int_2": np.where(is_seen, self.high[step], np.nan),
+            }
+        )
+
+    def median_text(self, unit: str) -> str:
+        """The median with its interval in words."""
+
+        def text(time: float) -> str:
+            return f"{time:.4g}" if np.isfinite(time) else "not reached"
+
+        interval = f"{text(self.median_low)} to {text(self.median_high)}"
+        return f"median {text(self.median)} {unit} (95 % interval {interval})"
+
+
+@dataclass(frozen=True)
+class LogRank:
+    """Log-rank test of equal hazards in all strata (Mantel 1966).
+
+    Attributes
+    ----------
+    statistic, degrees_of_freedom, p_value
+        Chi-square.
+    observed, expected
+        Events of each stratum, and those expected if the hazards were equal.
+    """
+
+    statistic: float
+    degrees_of_freedom: int
+    p_value: float
+    observed: Float64[Array, " stratum"]
+    expected: Float64[Array, " stratum"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves of several strata on one axis.
+
+    Attributes
+    ----------
+    population
+        Who is in it, in words; follow-up of the tested is not that of a cohort.
+    unit
+        Of time.
+    at_times
+        The times under the axis at which the number at risk is given.
+    curves
+        A stratum each, and where events compete also an event each.
+    log_rank
+        None with a single stratum, for cumulative incidences, and where the strata are
+        never at risk together (then a note says so).
+    n_left_out
+        Patients in no stratum.
+    notes
+        Sentences for the report.
+    """
+
+    population: str
+    unit: str
+    at_times: Float64[Array, " at_time"]
+    curves: tuple[Curve, ...]
+    log_rank: LogRank | None
+    n_left_out: int
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> pd.DataFrame:
+        """A row a curve and time under the axis: number at risk, estimate and band."""
+        parts = [
+            curve.at(self.at_times).assign(
+                stratum=curve.stratum,
+                event=curve.event,
+                time=self.at_times,
+                at_risk=curve.at_risk,
+            )
+            for curve in self.curves
+        ]
+        first = ["stratum", "event", "time", "at_risk"]
+        table = pd.concat(parts, ignore_index=True)
+        return table.reindex(columns=[*first, "estimate", "conf_int_1", "conf_int_2"])
+
+
+@dataclass(frozen=True)
+class _RiskSets:
+    """At each time of an event: how many were at risk, and how many had it."""
+
+    times: Float64[Array, " time"]
+    at_risk: Int64[Array, " time"]
+    n_events: Int64[Array, " time"]
+
+
+def fit_kaplan_meier(
+    duration: Real[Array, " patient"],
+    is_event: Bool[Array, " patient"],
+    strata: Strata,
+    *,
+    at_times: Sequence[float | int],
+    unit: str,
+    population: str,
+    entry: Real[Array, " patient"] | None = None,
+) -> Curves:
+    """Survival by stratum, with the number at risk and the log-rank test.
+
+    Valid if being lost to follow-up has nothing to do with the risk. Where death or another
+    event keeps the event from happening, one minus this is not a risk: see
+    `fit_cumulative_incidence`.
+
+    Parameters
+    ----------
+    duration
+        Time from the origin to the event or to the end of follow-up.
+    is_event
+        Whether it is the event.
+    strata
+        Of `cut_into_strata` or `Strata.of`.
+    at_times
+        Where the number at risk is wanted, ascending, from 0.
+    unit, population
+        For titles and axes: the unit of time, and who was followed.
+    entry
+        Time from the origin after which a patient would have been seen; by default all
+        are seen from the origin. Survival then is that of patients who live until the
+        first entry, and the first risk sets may be small.
+
+    Raises
+    ------
+    BadInput
+        ``E_NONFINITE`` or ``E_RANGE``, naming rows from 1, for a time that is missing,
+        negative or not after its entry; ``E_EMPTY`` for a stratum without a patient.
+
+    References
+    ----------
+    Kaplan & Meier (1958), doi:10.1080/01621459.1958.10501452; Brookmeyer & Crowley (1982)
+    for the interval of the median, doi:10.2307/2530286.
+    """
+    duration, entry = _checked_times(duration, entry)
+    _check_strata(strata)
+    places = np.asarray(at_times, np.float64)
+    curves, notes = [], []
+    for k, name in enumerate(strata.names):
+        rows = strata.of_patient == k
+        sets = _risk_sets(duration[rows], is_event[rows], entry[rows])
+        curve = _kaplan_meier(
+            name, sets, duration[rows], is_event[rows], entry[rows], places
+        )
+        curves.append(curve)
+        emptied = sets.times[(sets.at_risk == sets.n_events)]
+        if len(emptied) and duration[rows].max() > emptied[0]:
+            notes.append(
+                f"In {name} all that were at risk at {emptied[0]:g} {unit} had the event "
+                "and others entered later: survival is 0 from there on and means little."
+            )
+    test = None
+    if len(curves) > 1:
+        try:
+            test = _log_rank(duration, is_event, strata, entry)
+        except AnalysisRefused as refusal:
+            notes.append(str(refusal))
+    n_out = int((strata.of_patient < 0).sum())
+    return Curves(population, unit, places, tuple(curves), test, n_out, tuple(notes))
+
+
+def _kaplan_meier(
+    name: str,
+    sets: _RiskSets,
+    duration: Float64[Array, " patient"],
+    is_event: Bool[Array, " patient"],
+    entry: Float64[Array, " patient"],
+    at_times: Float64[Array, " at_time"],
+) -> Curve:
+    n, d = sets.at_risk.astype(float), sets.n_events.astype(float)
+    survival = np.cumprod(1 - d / n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Greenwood's variance of log S; the band is symmetric for log(-log S).
+        spread = np.sqrt(np.cumsum(d / (n * (n - d)))) / np.abs(np.log(survival))
+        low = survival ** np.exp(Z_95 * spread)
+        high = survival ** np.exp(-Z_95 * spread)
+    low[survival == 0] = high[survival == 0] = np.nan
+    times = np.concatenate([[0.0], sets.times])
+    survival, low, high = (np.concatenate([[1.0], part]) for part in (survival, low, high))
+    medians = [_first_at_most_half(times, part) for part in (survival, low, high)]
+    return Curve(
+        stratum=name,
+        event="",
+        n=len(duration),
+        n_events=int(is_event.sum()),
+        times=times,
+        estimate=survival,
+        low=low,
+        high=high,
+        censored=np.unique(duration[~is_event]),
+        at_risk=_at_risk_at(at_times, duration, entry),
+        median=medians[0],
+        median_low=medians[1],
+        median_high=medians[2],
+    )
+
+
+def _first_at_most_half(
+    times: Float64[Array, " step"], survival: Float64[Array, " step"]
+) -> float:
+    below = np.flatnonzero(survival <= 0.5 + 1e-12)
+    return float(times[below[0]]) if len(below) else float("inf")
+
+
+def log_rank(
+    duration: Real[Array, " patient"],
+    is_event: Bool[Array, " patient"],
+    strata: Strata,
+    *,
+    entry: Real[Array, " patient"] | None = None,
+) -> LogRank:
+    """Test whether the hazards of two or more strata are equal.
+
+    Parameters
+    ----------
+    duration, is_event, strata, entry
+        As in `fit_kaplan_meier`; patients in no stratum do not count.
+
+    Raises
+    ------
+    AnalysisRefused
+        If no event tells anything, because at its time one stratum only is at risk or all
+        that are have it.
+    """
+    _check_strata(strata)
+    duration, entry = _checked_times(duration, entry)
+    return _log_rank(duration, is_event, strata, entry)
+
+
+def _log_rank(
+    duration: Float64[Array, " patient"],
+    is_event: Bool[Array, " patient"],
+    strata: Strata,
+    entry: Float64[Array, " patient"],
+) -> LogRank:
+    from scipy.stats import chi2
+
+    n_strata = len(strata.names)
+    is_in = strata.of_patient >= 0
+    pooled = _risk_sets(duration[is_in], is_event[is_in], entry[is_in])
+    at_risk = np.zeros((len(pooled.times), n_strata))
+    observed = np.zeros(n_strata)
+    for k in range(n_strata):
+        rows = strata.of_patient == k
+        at_risk[:, k] = _at_risk_at(pooled.times, duration[rows], entry[rows])
+        observed[k] = is_event[rows].sum()
+    share = at_risk / pooled.at_risk[:, None]
+    d, n = pooled.n_events.astype(float), pooled.at_risk.astype(float)
+    expected = d @ share
+    factor = d * (n - d) / np.maximum(n - 1, 1)
+    variance = np.diag(factor @ share) - share.T @ (share * factor[:, None])
+    # A stratum that is never at risk beside another adds nothing and has no degree.
+    degrees = int(np.linalg.matrix_rank(variance, hermitian=True))
+    if degrees == 0:
+        raise AnalysisRefused(
+            "The strata cannot be compared: no event leaves others of two strata at risk."
+        )
+    difference = observed - expected
+    statistic = float(difference @ np.linalg.pinv(variance, hermitian=True) @ difference)
+    return LogRank(
+        statistic, degrees, float(chi2.sf(statistic, degrees)), observed, expected
+    )
+
+
+def fit_cumulative_incidence(
+    duration: Real[Array, " patient"],
+    event: Int[Array, " patient"],
+    strata: Strata,
+    *,
+    events: Sequence[str],
+    at_times: Sequence[float | int],
+    unit: str,
+    population: str,
+    entry: Real[Array, " patient"] | None = None,
+) -> Curves:
+    """Probability of each of several events that keep one another from happening.
+
+    Parameters
+    ----------
+    duration, strata, at_times, unit, population, entry
+        As in `fit_kaplan_meier`.
+    event
+        0 for the end of follow-up, else which event came first: 1 the first of `events`.
+    events
+        Their names, such as ``("infarction", "death before it")``.
+
+    Returns
+    -------
+    Curves
+        For each stratum a curve an event; at any time they and the survival without any
+        of them add up to 1.
+
+    Raises
+    ------
+    BadInput
+        As `fit_kaplan_meier`, and ``E_RANGE`` for an event that has no name.
+
+    References
+    ----------
+    Aalen & Johansen (1978), http://www.jstor.org/stable/4615704; variance by the delta
+    method, Marubini & Valsecchi (1995), section 10.3.
+    """
+    duration, entry = _checked_times(duration, entry)
+    _check_strata(strata)
+    _refuse_rows(
+        "E_RANGE",
+        f"the event is not 0 to {len(events)}",
+        (event < 0) | (event > len(events)),
+    )
+    places = np.asarray(at_times, np.float64)
+    curves = []
+    for k, name in enumerate(strata.names):
+        rows = strata.of_patient == k
+        curves += _aalen_johansen(
+            name, duration[rows], event[rows], entry[rows], events, places
+        )
+    n_out = int((strata.of_patient < 0).sum())
+    return Curves(population, unit, places, tuple(curves), None, n_out)
+
+
+def _aalen_johansen(
+    name: str,
+    duration: Float64[Array, " patient"],
+    event: Int[Array, " patient"],
+    entry: Float64[Array, " patient"],
+    events: Sequence[str],
+    at_times: Float64[Array, " at_time"],
+) -> list[Curve]:
+    sets = _risk_sets(duration, event > 0, entry)
+    n, d = sets.at_risk.astype(float), sets.n_events.astype(float)
+    before = np.concatenate([[1.0], np.cumprod(1 - d / n)[:-1]])
+    with np.errstate(divide="ignore"):
+        # Where all at risk have an event nothing follows: the term is multiplied by 0.
+        all_events = np.where(d < n, d / (n * (n - d)), 0.0)
+    curves = []
+    for cause, title in enumerate(events, start=1):
+        place = np.searchsorted(sets.times, duration[event == cause])
+        of_cause = np.bincount(place, minlength=len(n)).astype(float)
+        incidence = np.cumsum(before * of_cause / n)
+        # sum (F(t) - F(s))^2 a + sum b - 2 sum (F(t) - F(s)) c, by sums up to t.
+        own = before**2 * of_cause * (n - of_cause) / n**3
+        both = before * of_cause / n**2
+        squares = (
+            incidence**2 * np.cumsum(all_events)
+            - 2 * incidence * np.cumsum(incidence * all_events)
+            + np.cumsum(incidence**2 * all_events)
+        )
+        mixed = incidence * np.cumsum(both) - np.cumsum(incidence * both)
+        variance = np.maximum(squares + np.cumsum(own) - 2 * mixed, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = np.sqrt(variance) / (incidence * np.abs(np.log(incidence)))
+            low = incidence ** np.exp(Z_95 * spread)
+            high = incidence ** np.exp(-Z_95 * spread)
+        none_yet = incidence == 0
+        low[none_yet] = high[none_yet] = 0
+        curves.append(
+            Curve(
+                stratum=name,
+                event=title,
+                n=len(duration),
+                n_events=int((event == cause).sum()),
+                times=np.concatenate([[0.0], sets.times]),
+                estimate=np.concatenate([[0.0], incidence]),
+                low=np.concatenate([[0.0], low]),
+                high=np.concatenate([[0.0], high]),
+                censored=np.unique(duration[event == 0]),
+                at_risk=_at_risk_at(at_times, duration, entry),
+            )
+        )
+    return curves
+
+
+def _risk_sets(
+    duration: Float64[Array, " patient"],
+    is_event: Bool[Array, " patient"],
+    entry: Float64[Array, " patient"],
+) -> _RiskSets:
+    times, n_events = np.unique(duration[is_event], return_counts=True)
+    return _RiskSets(times, _at_risk_at(times, duration, entry), n_events.astype(np.int64))
+
+
+def _at_risk_at(
+    times: Float64[Array, " time"],
+    duration: Float64[Array, " patient"],
+    entry: Float64[Array, " patient"],
+) -> Int64[Array, " time"]:
+    """How many are seen just before each time; at 0, those who are seen from there on."""
+    left = np.searchsorted(np.sort(duration), times, side="left")
+    entered = np.searchsorted(np.sort(entry), times, side="left")
+    entered = np.where(times == 0, np.count_nonzero(entry <= 0), entered)
+    return (entered - left).astype(np.int64)
+
+
+def _checked_times(
+    duration: Real[Array, " patient"], entry: Real[Array, " patient"] | None
+) -> tuple[Float64[Array, " patient"], Float64[Array, " patient"]]:
+    durations = duration.astype(np.float64)
+    _refuse_rows("E_NONFINITE", "the time is missing", ~np.isfinite(durations))
+    _refuse_rows("E_RANGE", "the time is negative", durations < 0)
+    if entry is None:
+        # Before the origin, so that an event on the first day finds its patient at risk.
+        return durations, np.full(len(durations), -1.0)
+    entries = entry.astype(np.float64)
+    _refuse_rows("E_NONFINITE", "the entry is missing", ~np.isfinite(entries))
+    _refuse_rows("E_RANGE", "the entry is negative", entries < 0)
+    _refuse_rows("E_RANGE", "the time is not after the entry", durations <= entries)
+    return durations, entries
+
+
+def _refuse_rows(code: str, what: str, is_bad: Bool[Array, " patient"]) -> None:
+    rows = np.flatnonzero(is_bad)
+    if not len(rows):
+        return
+    named = ", ".join(str(row + 1) for row in rows[:ROWS_NAMED])
+    if len(rows) > ROWS_NAMED:
+        named += f" and {len(rows) - ROWS_NAMED:,} more"
+    raise BadInput(
+        code,
+        f"Follow-up: {what} in {len(rows):,} of {len(is_bad):,} rows (row {named}).",
+        where=f"row {named}",
+    )
+
+
+def _check_strata(strata: Strata) -> None:
+    counts = np.bincount(
+        strata.of_patient[strata.of_patient >= 0], minlength=len(strata.names)
+    )
+    for name, count in zip(strata.names, counts, strict=True):
+        if count == 0:
+            raise BadInput("E_EMPTY", f"Nobody is in stratum {name}.", where=name)
+
+
+# --- Cox ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CoxFit:
+    """Cox's proportional hazards model (1972), ties by Efron.
+
+    Attributes
+    ----------
+    table
+        A row a covariate: ``covariate, hazard_ratio, conf_int_1, conf_int_2`` (95 %, Wald,
+        a unit of the column)``, log_hazard_ratio, standard_error, p_value,
+        neg_log_p_value, proportional_hazards_p`` (scaled Schoenfeld residuals against the
+        rank of time)``, code`` (OK, W_NONPROPORTIONAL).
+    residuals
+        Scaled Schoenfeld residuals plus the coefficient, a row an event, with its `time`:
+        over time their mean is the log hazard ratio of that time.
+    n, n_patients, n_events
+        Rows, different patients, events.
+    is_robust
+        Whether the standard errors are those of a sandwich over repeated patients.
+    notes
+        Sentences for the report: reference levels, columns left out, what to do about
+        hazards that are not proportional.
+    """
+
+    table: pd.DataFrame
+    residuals: pd.DataFrame
+    n: int
+    n_patients: int
+    n_events: int
+    is_robust: bool
+    notes: tuple[str, ...]
+
+
+def fit_cox(
+    table: pd.DataFrame,
+    covariates: Sequence[str],
+    *,
+    duration: str,
+    event: str,
+    entry: str | None = None,
+    strata: Sequence[str] = (),
+    patient: str | None = None,
+) -> CoxFit:
+    """Hazard ratios of named columns, with the check that they stay the same over time.
+
+    Parameters
+    ----------
+    table
+        A row a patient, or a row a stay with `patient` saying whose.
+    covariates
+        Columns; text enters as a column a level (see `encode_covariates`).
+    duration, event, entry
+        Columns: time to event or end, whether it is the event (0, 1), time of entry.
+    strata
+        Columns whose levels have baseline hazards of their own: the remedy where hazards
+        are not proportional in a column that is itself of no interest.
+    patient
+        Column of ids; where one occurs twice, standard errors are robust to that.
+
+    Raises
+    ------
+    BadInput
+        As `encode_covariates` and `fit_kaplan_meier`; ``E_COLUMNS`` for an absent column
+        or a covariate that is also another of them; ``E_RANGE`` for an event that is not 0
+        or 1.
+    AnalysisRefused
+        With fewer than 10 events a covariate, or where the events lie on one side of a
+        covariate so that its hazard ratio has no end.
 
     References
     ----------
     Cox (1972), doi:10.1111/j.2517-6161.1972.tb00899.x; Grambsch & Therneau (1994),
-    doi:10.1093/biomet/81.3.515.
+    doi:10.1093/biomet/81.3.515; Lin & Wei (1989), doi:10.1080/01621459.1989.10478874.
     """
-    if not np.isfinite(covariates).all():
-        raise ValueError("a covariate is missing")
-    if minimum_events < FEWEST_EVENTS:
-        raise ValueError(f"at least {FEWEST_EVENTS} events are needed")
-    rows = [
-        _associate(name, phecode, exposures[name], follow_up, covariates, minimum_events)
-        for name, phecode in pairs
+    wanted = [duration, event, *strata, *filter(None, [entry, patient])]
+    if absent := [name for name in wanted if name not in table.columns]:
+        raise BadInput(
+            "E_COLUMNS", f"There is no column {absent[0]}.", where=f"column {absent[0]}"
+        )
+    if double := [name for name in covariates if name in wanted]:
+        raise BadInput(
+            "E_COLUMNS",
+            f"Column {double[0]} is a covariate and has another part too; leave one out.",
+            where=f"column {double[0]}",
+        )
+    columns = encode_covariates(table, covariates)
+    times, entries = _checked_times(
+        table[duration].to_numpy(), None if entry is None else table[entry].to_numpy()
+    )
+    flags = table[event].to_numpy()
+    _refuse_rows("E_RANGE", "the event is not 0 or 1", ~np.isin(flags, (0, 1)))
+    is_event = flags.astype(bool)
+    n_events, n_covariates = int(is_event.sum()), len(columns.names)
+    if n_events < EVENTS_A_COVARIATE * n_covariates:
+        raise AnalysisRefused(
+            f"Too few events ({n_events}) for {n_covariates} covariates: Cox's model needs "
+            f"{EVENTS_A_COVARIATE} each. Take fewer covariates, or longer follow-up."
+        )
+    stratum = np.zeros(len(table), dtype=np.int64)
+    if strata:
+        stratum = table.groupby(list(strata), dropna=False).ngroup().to_numpy(np.int64)
+    centred = columns.values - columns.values.mean(axis=0)
+    spread = centred.std(axis=0)
+    effects, variance = _fit_by_lifelines(
+        centred / spread, times, is_event, None if entry is None else entries, stratum
+    )
+    risk_sums = _EfronSums(centred / spread, times, is_event, entries, stratum, effects)
+    schoenfeld = risk_sums.schoenfeld_residuals()
+    checks = _proportional_hazards_p(schoenfeld, times[risk_sums.event_rows], variance)
+    errors = np.sqrt(np.diag(variance))
+    clusters = np.arange(len(table))
+    if patient is not None:
+        clusters = table.groupby(patient, dropna=False).ngroup().to_numpy()
+    n_patients = len(np.unique(clusters))
+    is_robust = n_patients < len(table)
+    if is_robust:
+        influence = risk_sums.score_residuals() @ variance
+        summed = np.zeros((n_patients, n_covariates))
+        np.add.at(summed, clusters, influence)
+        errors = np.sqrt((summed**2).sum(axis=0))
+    is_doubted = checks < NONPROPORTIONAL
+    notes = [
+        *columns.notes,
+        *(
+            f"Hazards are not proportional in {name} (p = {p:.2g}): its hazard ratio is an "
+            "average over time. Stratify by it, or split the time."
+            for name, p in zip(columns.names, checks, strict=True)
+            if p < NONPROPORTIONAL
+        ),
     ]
-    columns = pd.Index([f.name for f in fields(_Row)])
-    return pd.DataFrame([asdict(row) for row in rows], columns=columns)
-
-
-def _associate(
-    name: str,
-    phecode: str,
-    values: Float[np.ndarray, " patient"],
-    follow_up: FollowUp,
-    covariates: Float[np.ndarray, "patient covariate"],
-    minimum_events: int,
-) -> _Row:
-    """One row: choose the patients, then fit."""
-    recorded = follow_up.recorded.astype("datetime64[D]")
-    end = follow_up.end.astype("datetime64[D]")
-    first = follow_up.first_code[phecode].astype("datetime64[D]")
-    eligible = follow_up.eligible.get(phecode, np.ones(len(values), dtype=bool))
-    # A comparison with NaT is False: never coded is not before, unknown is not followed.
-    had_before = eligible & (first <= recorded)
-    is_followed = eligible & ~had_before & (end > recorded)
-    is_missing = is_followed & np.isnan(values)
-    used = is_followed & ~is_missing
-    is_event = (first <= end)[used]
-    last = np.where(is_event, first[used], end[used])
-    days = (last - recorded[used]) / np.timedelta64(1, "D")
-    counts = {
-        "n": int(used.sum()),
-        "events": int(is_event.sum()),
-        "n_before": int(had_before.sum()),
-        "n_not_followed": int((eligible & ~had_before & ~is_followed).sum()),
-        "n_missing": int(is_missing.sum()),
-        "median_days": float(np.median(days)) if len(days) else _NAN,
-    }
-    not_tested = {**counts, "status": "not_tested"}
-    x = values[used].astype(np.float64)
-    if not len(x) or x.min() == x.max():
-        return _Row(
-            name, phecode, **not_tested, code="N_CONSTANT", note="the exposure is constant"
-        )
-    if counts["events"] < minimum_events:
-        note = f"{counts['events']} events after the recording, {minimum_events} needed"
-        return _Row(name, phecode, **not_tested, code="N_FEW_CASES", note=note)
-    adjusted = covariates[used]
-    varies = adjusted.min(axis=0) < adjusted.max(axis=0)
-    fitted = _fit_cox(x / _unit(values), adjusted[:, varies], days, is_event)
-    if fitted is None:
-        note = (
-            "no finite hazard ratio: the events lie on one side of an exposure or covariate"
-        )
-        return _Row(name, phecode, **not_tested, code="N_NOT_CONVERGED", note=note)
-    effect, error, schoenfeld_p = fitted
-    low, high = effect - Z_95 * error, effect + Z_95 * error
-    strength = float(neg_log10_p_of_z(np.array([effect / error]))[0])
-    n_constant = int((~varies).sum())
-    return _Row(
-        name,
-        phecode,
-        **counts,
-        hazard_ratio=float(np.exp(effect)),
-        conf_int_1=float(np.exp(low)),
-        conf_int_2=float(np.exp(high)),
-        log_hazard_ratio=effect,
-        standard_error=error,
-        p_value=float(10**-strength),
-        neg_log_p_value=strength,
-        log_rank_p=_log_rank_p(x, days, is_event),
-        proportional_hazards_p=schoenfeld_p,
-        note=f"{n_constant} covariate(s) constant among these patients" * (n_constant > 0),
+    scaled = n_events * schoenfeld @ variance + effects
+    residuals = pd.DataFrame(scaled / spread, columns=pd.Index(columns.names))
+    residuals.insert(0, "time", times[risk_sums.event_rows])
+    strength = neg_log10_p_of_z(effects / errors)
+    effects, errors = effects / spread, errors / spread
+    return CoxFit(
+        table=pd.DataFrame(
+            {
+                "covariate": columns.names,
+                "hazard_ratio": np.exp(effects),
+                "conf_int_1": np.exp(effects - Z_95 * errors),
+                "conf_int_2": np.exp(effects + Z_95 * errors),
+                "log_hazard_ratio": effects,
+                "standard_error": errors,
+                "p_value": 10**-strength,
+                "neg_log_p_value": strength,
+                "proportional_hazards_p": checks,
+                "code": np.where(is_doubted, "W_NONPROPORTIONAL", "OK"),
+            }
+        ),
+        residuals=residuals,
+        n=len(table),
+        n_patients=n_patients,
+        n_events=n_events,
+        is_robust=is_robust,
+        notes=tuple(notes),
     )
 
 
-def _unit(values: Float[np.ndarray, " patient"]) -> float:
-    """SD of the known values; 1 if they are 0 and 1 only."""
-    known = values[~np.isnan(values)].astype(np.float64)
-    return 1.0 if np.isin(known, (0, 1)).all() else float(known.std(ddof=1))
-
-
-def _fit_cox(
-    exposure: Float[np.ndarray, " patient"],
-    covariates: Float[np.ndarray, "patient covariate"],
-    days: Float[np.ndarray, " patient"],
-    is_event: Bool[np.ndarray, " patient"],
-) -> tuple[float, float, float] | None:
-    """Log hazard ratio, standard error and proportional-hazards p; None if not finite."""
+def _fit_by_lifelines(
+    covariates: Float64[Array, "patient covariate"],
+    duration: Float64[Array, " patient"],
+    is_event: Bool[Array, " patient"],
+    entry: Float64[Array, " patient"] | None,
+    stratum: Int64[Array, " patient"],
+) -> tuple[Float64[Array, " covariate"], Float64[Array, "covariate covariate"]]:
+    """Log hazard ratios and their variance, of standardised columns."""
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError, ConvergenceWarning
-    from lifelines.statistics import proportional_hazard_test
 
-    scaled = (covariates - covariates.mean(axis=0)) / covariates.std(axis=0)
-    names = [f"covariate {k}" for k in range(scaled.shape[1])]
-    table = pd.DataFrame(scaled, columns=pd.Index(names))
-    table = table.assign(exposure=exposure, days=days, event=is_event)
+    names = [f"covariate {k}" for k in range(covariates.shape[1])]
+    table = pd.DataFrame(covariates, columns=pd.Index(names))
+    table = table.assign(duration=duration, event=is_event)
+    if entry is not None:
+        table = table.assign(entry=entry)
+    if stratum.any():
+        table = table.assign(stratum=stratum)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            model = CoxPHFitter().fit(table, duration_col="days", event_col="event")
-            schoenfeld = proportional_hazard_test(model, table, time_transform="rank")
+            model = CoxPHFitter().fit(
+                table,
+                duration_col="duration",
+                event_col="event",
+                entry_col=None if entry is None else "entry",
+                strata=["stratum"] if stratum.any() else None,
+                fit_options={"precision": 1e-10, "r_precision": 1e-12},
+            )
         except (ConvergenceError, np.linalg.LinAlgError):
-            return None
-    effect = float(model.params_["exposure"])
-    error = float(model.standard_errors_["exposure"])
+            raise _no_end() from None
+    effects = model.params_[names].to_numpy(np.float64)
+    variance = model.variance_matrix_.loc[names, names].to_numpy(np.float64)
     diverged = any(issubclass(w.category, ConvergenceWarning) for w in caught)
-    if diverged or not np.isfinite([effect, error]).all() or error == 0:
-        return None
-    return effect, error, float(schoenfeld.summary.loc["exposure", "p"])
+    if diverged or not np.isfinite(variance).all() or not (np.diag(variance) > 0).all():
+        raise _no_end()
+    return effects, variance
 
 
-def _log_rank_p(
-    exposure: Float[np.ndarray, " patient"],
-    days: Float[np.ndarray, " patient"],
-    is_event: Bool[np.ndarray, " patient"],
-) -> float:
-    """Log-rank test of the highest against the lowest third; of the two, if 0 and 1."""
-    from lifelines.statistics import logrank_test
+def _no_end() -> AnalysisRefused:
+    return AnalysisRefused(
+        "No finite hazard ratio: the events lie on one side of a covariate. Leave it out, "
+        "or join levels."
+    )
 
-    lower, upper = np.quantile(exposure, [1 / 3, 2 / 3])
-    if len(np.unique(exposure)) == 2:
-        lower, upper = exposure.min(), exposure.max()
-    if lower == upper:
-        return _NAN
-    low, high = exposure <= lower, exposure >= upper
-    return float(logrank_test(days[low], days[high], is_event[low], is_event[high]).p_value)
+
+class _EfronSums:
+    """Sums over risk sets at the estimate, with Efron's share of the tied events.
+
+    Rows are those of events, by stratum and time; the l-th of d tied events is compared
+    with the risk set less l / d of the d.
+    """
+
+    def __init__(
+        self,
+        covariates: Float64[Array, "patient covariate"],
+        duration: Float64[Array, " patient"],
+        is_event: Bool[Array, " patient"],
+        entry: Float64[Array, " patient"],
+        stratum: Int64[Array, " patient"],
+        effects: Float64[Array, " covariate"],
+    ) -> None:
+        linear = covariates @ effects
+        self.covariates = covariates
+        self.hazard = np.exp(linear - linear.max())
+        # Strata one after another on one axis of time, so that those who entered after a
+        # time are all of the later strata and some of its own, and cancel.
+        moments = np.unique(np.concatenate([duration, entry]), return_inverse=True)[1]
+        moments = moments + (moments.max() + 1) * np.tile(stratum, 2)
+        self.last, self.first = np.split(moments, 2)
+        rows = np.flatnonzero(is_event)
+        self.event_rows = rows[np.argsort(self.last[rows], kind="stable")]
+        self.at = self.last[self.event_rows]
+        _, begins, self.group, ties = np.unique(
+            self.at, return_index=True, return_inverse=True, return_counts=True
+        )
+        self.begins = begins
+        self.share = (np.arange(len(self.at)) - begins[self.group]) / ties[self.group]
+        self.ties = ties
+        weighted = np.column_stack([np.ones(len(covariates)), covariates])
+        weighted *= self.hazard[:, None]
+        at_risk = _sums_from(self.last, weighted, self.at)
+        at_risk -= _sums_from(self.first, weighted, self.at)
+        tied = np.add.reduceat(weighted[self.event_rows], begins, axis=0)[self.group]
+        sums = at_risk - self.share[:, None] * tied
+        self.total = sums[:, 0]
+        self.mean = sums[:, 1:] / sums[:, :1]
+
+    def schoenfeld_residuals(self) -> Float64[Array, "event covariate"]:
+        """What each event's patient has more of than the risk set, in the order of `at`."""
+        mean = np.add.reduceat(self.mean, self.begins, axis=0) / self.ties[:, None]
+        return self.covariates[self.event_rows] - mean[self.group]
+
+    def score_residuals(self) -> Float64[Array, "patient covariate"]:
+        """Each row's part of the score; they add up to 0."""
+        rate = 1 / self.total
+        terms = np.column_stack([rate, rate[:, None] * self.mean])
+        sums = np.concatenate([np.zeros((1, terms.shape[1])), np.cumsum(terms, axis=0)])
+        seen = (
+            sums[np.searchsorted(self.at, self.last, side="right")]
+            - sums[np.searchsorted(self.at, self.first, side="right")]
+        )
+        # A tied event's own weight in the l-th comparison is 1 - l / d.
+        own = np.add.reduceat(self.share[:, None] * terms, self.begins, axis=0)
+        seen[self.event_rows] -= own[self.group]
+        expected = self.hazard[:, None] * (self.covariates * seen[:, :1] - seen[:, 1:])
+        residuals = -expected
+        residuals[self.event_rows] += self.schoenfeld_residuals()
+        return residuals
+
+
+def _sums_from(
+    moments: Int64[Array, " patient"],
+    values: Float64[Array, "patient column"],
+    at: Int64[Array, " event"],
+) -> Float64[Array, "event column"]:
+    """Sum of the values of all rows whose moment is not before each of `at`."""
+    order = np.argsort(moments, kind="stable")
+    sums = np.cumsum(values[order[::-1]], axis=0)[::-1]
+    sums = np.concatenate([sums, np.zeros((1, values.shape[1]))])
+    return sums[np.searchsorted(moments[order], at, side="left")]
+
+
+def _proportional_hazards_p(
+    schoenfeld: Float64[Array, "event covariate"],
+    time: Float64[Array, " event"],
+    variance: Float64[Array, "covariate covariate"],
+) -> Float64[Array, " covariate"]:
+    """Grambsch & Therneau's test of each covariate, against the rank of time."""
+    from scipy.stats import chi2, rankdata
+
+    rank = rankdata(time)
+    rank -= rank.mean()
+    if not rank.any():
+        return np.full(len(variance), np.nan)
+    n_events = len(time)
+    slope = rank @ (n_events * schoenfeld @ variance)
+    statistic = slope**2 / (n_events * np.diag(variance) * (rank @ rank))
+    return chi2.sf(statistic, 1)

@@ -1,160 +1,432 @@
+"""Follow-up: curves by stratum, log-rank, competing events, Cox and its check."""
+
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from phenokit.evidence.survival import FollowUp, associate_time_to_code
+from phenokit.errors import AnalysisRefused, BadInput
+from phenokit.evidence.survival import (
+    Strata,
+    cut_into_strata,
+    fit_cox,
+    fit_cumulative_incidence,
+    fit_kaplan_meier,
+    log_rank,
+)
 
-DAY = np.timedelta64(1, "D")
-START = np.datetime64("2015-01-01")
-NAT = np.datetime64("NaT")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from lifelines.datasets import load_rossi, load_waltons
 
-
-def planted(rng, n=3000, log_hazard_ratio=0.5, decay=0.0):
-    """Patients with a hazard that an exposure (SD 2) and a covariate raise."""
-    covariate = rng.normal(size=n)
-    exposure = 2 * (rng.normal(size=n) + 0.5 * covariate)
-    risk = np.exp(log_hazard_ratio * exposure / exposure.std(ddof=1) + 0.7 * covariate)
-    days = np.ceil(rng.exponential(2500 / risk))
-    recorded = START + rng.integers(0, 700, n) * DAY
-    end = recorded + rng.integers(30, 1500, n) * DAY
-    first = recorded + days.astype(int) * DAY
-    return exposure, covariate[:, None], FollowUp(recorded, end, {"427.2": first})
+ROSSI = ["fin", "age", "race", "wexp", "mar", "paro", "prio"]
 
 
-def associate(exposure, covariates, follow_up, **options):
-    table = associate_time_to_code(
-        [("x", "427.2")], {"x": exposure}, follow_up, covariates, **options
+def kaplan_meier(duration, is_event, labels=None, *, at_times=(0,), entry=None):
+    duration = np.asarray(duration, float)
+    labels = ["all"] * len(duration) if labels is None else labels
+    return fit_kaplan_meier(
+        duration,
+        np.asarray(is_event, bool),
+        Strata.of(labels),
+        at_times=at_times,
+        unit="days",
+        population="everyone",
+        entry=None if entry is None else np.asarray(entry, float),
     )
-    return table.iloc[0]
 
 
-def test_hazard_ratio_agrees_with_statsmodels():
+def followed(rng, n, *, effect=0.7, whole=True):
+    """Whole days, delayed entry, two strata, a covariate."""
+    group, x = rng.integers(0, 2, n), rng.normal(size=n)
+    duration = rng.exponential(60 / np.exp(effect * group + 0.5 * x))
+    end, entry = rng.uniform(5, 120, n), rng.uniform(0, 20, n)
+    last = np.minimum(duration, end)
+    if whole:
+        last, entry = np.ceil(last), np.floor(entry)
+    kept = last > entry
+    columns = {
+        "days": last,
+        "event": (duration <= end).astype(int),
+        "entry": entry,
+        "group": group,
+        "x": x,
+    }
+    return pd.DataFrame({name: column[kept] for name, column in columns.items()})
+
+
+def arrays(table):
+    """Days, whether it is the event, entry."""
+    return (
+        table["days"].to_numpy(),
+        table["event"].to_numpy(bool),
+        table["entry"].to_numpy(),
+    )
+
+
+def test_kaplan_meier_is_that_by_hand():
+    # 6 at risk, 1 event; 4 at risk, 2 events (one censored there too); 1 at risk, 1 event.
+    curves = kaplan_meier([1, 2, 3, 3, 3, 5], [1, 0, 1, 1, 0, 1], at_times=[0, 2, 3, 4, 6])
+    (curve,) = curves.curves
+    assert curve.times.tolist() == [0, 1, 3, 5]
+    np.testing.assert_allclose(
+        curve.estimate, [1, 5 / 6, 5 / 6 * 2 / 4, 0], rtol=0, atol=1e-12
+    )
+    assert curve.at_risk.tolist() == [6, 5, 4, 1, 0]
+    assert curve.censored.tolist() == [2, 3]
+    assert (curve.n, curve.n_events, curve.median) == (6, 4, 3)
+    # Greenwood at 3 by hand: 1/(6 5) + 2/(4 2); the band is symmetric for log(-log S).
+    spread = np.sqrt(1 / 30 + 1 / 4) / -np.log(5 / 12)
+    low, high = (
+        (5 / 12) ** np.exp(1.959964 * spread),
+        (5 / 12) ** np.exp(-1.959964 * spread),
+    )
+    assert (curve.low[2], curve.high[2]) == pytest.approx((low, high), rel=1e-6)
+
+
+def test_kaplan_meier_agrees_with_lifelines_on_waltons():
+    from lifelines import KaplanMeierFitter
+    from lifelines.utils import median_survival_times
+
+    data = load_waltons()
+    curves = kaplan_meier(data["T"], data["E"], data["group"].to_numpy(str))
+    for curve in curves.curves:
+        rows = data[data["group"] == curve.stratum]
+        peer = KaplanMeierFitter().fit(rows["T"], rows["E"])
+        theirs = peer.survival_function_["KM_estimate"][curve.times]
+        np.testing.assert_allclose(curve.estimate, theirs, rtol=0, atol=1e-12)
+        band = peer.confidence_interval_.loc[curve.times[1:-1]].to_numpy()
+        ours = np.column_stack([curve.low, curve.high])[1:-1]
+        np.testing.assert_allclose(ours, band, rtol=1e-9)
+        assert curve.median == peer.median_survival_time_
+        ends = pd.DataFrame(median_survival_times(peer.confidence_interval_))
+        assert [curve.median_low, curve.median_high] == sorted(ends.iloc[0])
+
+
+def test_kaplan_meier_with_delayed_entry_agrees_with_statsmodels():
+    from statsmodels.duration.survfunc import SurvfuncRight
+
+    data = followed(np.random.default_rng(1), 300)
+    data["entry"] = np.where(np.arange(len(data)) < 40, 0, data["entry"])
+    (curve,) = kaplan_meier(data["days"], data["event"], entry=data["entry"]).curves
+    peer = SurvfuncRight(data["days"], data["event"], entry=data["entry"])
+    np.testing.assert_array_equal(curve.times[1:], peer.surv_times)
+    np.testing.assert_allclose(curve.estimate[1:], peer.surv_prob, rtol=1e-10)
+
+
+def test_log_rank_agrees_with_lifelines_and_with_statsmodels_at_delayed_entry():
+    from lifelines.statistics import multivariate_logrank_test
+    from statsmodels.duration.survfunc import survdiff
+
+    data = followed(np.random.default_rng(2), 400)
+    three = np.random.default_rng(3).integers(0, 3, len(data))
+    days, event = data["days"].to_numpy(), data["event"].to_numpy(bool)
+    ours = log_rank(days, event, Strata.of(three.astype(str)))
+    peer = multivariate_logrank_test(days, three, event)
+    assert ours.statistic == pytest.approx(peer.test_statistic, rel=1e-9)
+    assert (ours.degrees_of_freedom, ours.p_value) == (2, pytest.approx(peer.p_value))
+    entry = data["entry"].to_numpy()
+    delayed = log_rank(days, event, Strata.of(three.astype(str)), entry=entry)
+    theirs = survdiff(days, event, three, entry=entry)
+    assert delayed.statistic == pytest.approx(theirs[0], rel=1e-9)
+    assert delayed.expected.sum() == pytest.approx(delayed.observed.sum())
+
+
+def test_log_rank_finds_no_difference_as_rarely_as_it_says():
+    # 400 times: fewer than 8 or more than 33 of 20 expected have a chance under .4 %.
+    rng = np.random.default_rng(4)
+    strata = Strata.of(np.repeat(["a", "b"], 40))
+    p = [
+        log_rank(np.ceil(rng.exponential(30, 80)), rng.random(80) < 0.7, strata).p_value
+        for _ in range(400)
+    ]
+    assert 8 <= np.sum(np.array(p) < 0.05) <= 33
+
+
+def test_a_median_that_is_not_reached_says_so():
+    (curve,) = kaplan_meier([1, 2, 9, 9, 9], [1, 1, 0, 0, 0]).curves
+    assert curve.median == np.inf
+    assert curve.median_text("days").startswith("median not reached days (95 % interval 1 ")
+
+
+def test_the_table_under_the_axis_is_blank_after_the_last_patient():
+    table = kaplan_meier([2, 4, 6], [1, 0, 1], ["a", "a", "b"], at_times=[0, 3, 5]).table()
+    assert table["stratum"].tolist() == ["a"] * 3 + ["b"] * 3
+    assert table["at_risk"].tolist() == [2, 1, 0, 1, 1, 1]
+    np.testing.assert_array_equal(table["estimate"], [1, 0.5, np.nan, 1, 1, 1])
+
+
+def test_an_early_risk_set_that_empties_is_named():
+    curves = kaplan_meier([2, 9, 9], [1, 1, 0], entry=[0, 5, 5])
+    assert curves.curves[0].estimate.tolist() == [1, 0, 0]
+    assert "others entered later" in curves.notes[0]
+
+
+def test_band_of_survival_holds_the_truth_as_often_as_it_says():
+    # 300 cohorts: 285 expected, fewer than 272 have a chance of .1 %.
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(300):
+        time, end = rng.exponential(50, 60), rng.uniform(10, 100, 60)
+        (curve,) = kaplan_meier(np.minimum(time, end), time <= end).curves
+        row = curve.at([30.0]).iloc[0]
+        hits += row["conf_int_1"] < np.exp(-30 / 50) < row["conf_int_2"]
+    assert 272 <= hits <= 297
+
+
+def incidence(duration, event, *, entry=None):
+    return fit_cumulative_incidence(
+        np.asarray(duration, float),
+        np.asarray(event, int),
+        Strata.of(["all"] * len(duration)),
+        events=("infarction", "death before it"),
+        at_times=(0, 2),
+        unit="days",
+        population="everyone",
+        entry=entry,
+    ).curves
+
+
+def test_cumulative_incidence_is_that_by_hand():
+    # At 1: 1/5 and 0. At 2: survival before is 4/5, of 4 at risk one each. At 4: 2/5 left.
+    infarction, death = incidence([1, 2, 2, 3, 4], [1, 1, 2, 0, 2])
+    np.testing.assert_allclose(infarction.estimate, [0, 0.2, 0.4, 0.4], atol=1e-15)
+    np.testing.assert_allclose(death.estimate, [0, 0, 0.2, 0.6], atol=1e-15)
+    assert death.at_risk.tolist() == [5, 4]
+
+
+def test_cumulative_incidence_agrees_with_statsmodels_in_tied_days():
+    from statsmodels.duration.survfunc import CumIncidenceRight
+
+    rng = np.random.default_rng(6)
+    duration, event = np.ceil(rng.exponential(15, 200)), rng.integers(0, 3, 200)
+    peer = CumIncidenceRight(duration, event)
+    z = 1.959963984540054
+    for k, curve in enumerate(incidence(duration, event)):
+        step = np.searchsorted(curve.times, peer.times, side="right") - 1
+        assert peer.cinc_se is not None
+        theirs, error = peer.cinc[k], peer.cinc_se[k]
+        np.testing.assert_allclose(curve.estimate[step], theirs, rtol=1e-12)
+        spread = error / (theirs * -np.log(theirs))
+        np.testing.assert_allclose(curve.high[step], theirs ** np.exp(-z * spread))
+
+
+def test_events_and_survival_add_up_to_1_also_with_delayed_entry():
+    data = followed(np.random.default_rng(7), 300)
+    event = data["event"].to_numpy() * (1 + (data["x"].to_numpy() > 0))
+    entry = data["entry"].to_numpy()
+    one, other = incidence(data["days"], event, entry=entry)
+    (any_event,) = kaplan_meier(data["days"], event > 0, entry=entry).curves
+    total = one.estimate + other.estimate + any_event.estimate
+    np.testing.assert_allclose(total, 1, atol=1e-12)
+
+
+def test_one_minus_kaplan_meier_overstates_the_risk_where_death_competes():
+    rng = np.random.default_rng(8)
+    infarction, death = rng.exponential(50, 4000), rng.exponential(25, 4000)
+    first = np.minimum(infarction, death)
+    event = np.where(infarction < death, 1, 2)
+    curve, _ = incidence(first, event)
+    (naive,) = kaplan_meier(first, event == 1).curves
+    truth = (1 / 50) / (1 / 50 + 1 / 25) * (1 - np.exp(-40 * (1 / 50 + 1 / 25)))
+    row = curve.at([40.0]).iloc[0]
+    assert row["conf_int_1"] < truth < row["conf_int_2"]
+    assert 1 - naive.at([40.0])["estimate"].iloc[0] > truth + 0.15
+
+
+def test_cox_agrees_with_lifelines_and_statsmodels_on_rossi():
+    from lifelines import CoxPHFitter
     from statsmodels.duration.hazard_regression import PHReg
 
-    exposure, covariate, follow_up = planted(np.random.default_rng(1), n=600)
-    row = associate(exposure, covariate, follow_up)
-    first, end = follow_up.first_code["427.2"], follow_up.end
-    is_event = first <= end
-    days = (np.where(is_event, first, end) - follow_up.recorded) / DAY
-    x = np.column_stack([exposure / exposure.std(ddof=1), covariate])
-    peer = PHReg(days, x, status=is_event, ties="efron").fit()
-    assert row["log_hazard_ratio"] == pytest.approx(np.asarray(peer.params)[0], rel=1e-5)
-    assert row["standard_error"] == pytest.approx(np.asarray(peer.bse)[0], rel=1e-5)
-    assert row["p_value"] == pytest.approx(np.asarray(peer.pvalues)[0], rel=1e-3)
+    data = load_rossi()
+    fit = fit_cox(data, ROSSI, duration="week", event="arrest")
+    peer = CoxPHFitter().fit(data, "week", "arrest")
+    ours = fit.table[["log_hazard_ratio", "standard_error", "p_value"]].to_numpy()
+    theirs = peer.summary[["coef", "se(coef)", "p"]].to_numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    other = PHReg(data["week"], data[ROSSI], status=data["arrest"], ties="efron").fit()
+    np.testing.assert_allclose(ours[:, 0], np.asarray(other.params), atol=1e-6)
+    np.testing.assert_allclose(ours[:, 1], np.asarray(other.bse), atol=1e-6)
+    assert (fit.n, fit.n_events, fit.is_robust) == (432, 114, False)
+
+
+def test_cox_with_delayed_entry_and_strata_agrees_with_statsmodels():
+    from statsmodels.duration.hazard_regression import PHReg
+
+    data = followed(np.random.default_rng(9), 500)
+    fit = fit_cox(
+        data, ["x"], duration="days", event="event", entry="entry", strata=["group"]
+    )
+    peer = PHReg(
+        data["days"],
+        data[["x"]],
+        status=data["event"],
+        # Statsmodels sees a patient at the time of his entry; here, as in R, after it.
+        entry=data["entry"] + 0.5,
+        strata=data["group"],
+        ties="efron",
+    ).fit()
+    row = fit.table.iloc[0]
+    assert row["log_hazard_ratio"] == pytest.approx(np.asarray(peer.params)[0], abs=1e-6)
+    assert row["standard_error"] == pytest.approx(np.asarray(peer.bse)[0], abs=1e-6)
+
+
+def test_proportional_hazards_check_agrees_with_lifelines_without_ties():
+    from lifelines import CoxPHFitter
+    from lifelines.statistics import proportional_hazard_test
+
+    data = followed(np.random.default_rng(10), 300, whole=False)
+    fit = fit_cox(data, ["group", "x"], duration="days", event="event")
+    table = data[["days", "event", "group", "x"]]
+    peer = CoxPHFitter().fit(table, "days", "event")
+    theirs = proportional_hazard_test(peer, table, time_transform="rank").p_value
+    np.testing.assert_allclose(fit.table["proportional_hazards_p"], theirs, rtol=1e-5)
+    # Lifelines leaves the coefficient out of the residuals.
+    residuals = peer.compute_residuals(table, "scaled_schoenfeld")
+    in_time = np.argsort(data["days"].to_numpy()[residuals.index.to_numpy()])
+    ours = fit.residuals[["group", "x"]] - fit.table["log_hazard_ratio"].to_numpy()
+    theirs = residuals.to_numpy()[in_time]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_hazards_are_doubted_where_the_effect_turns_and_a_stratum_is_the_remedy():
+    # Group 1 has three times the hazard until day 30, a third of it later.
+    rng = np.random.default_rng(11)
+    n = 1500
+    group, x, used = rng.integers(0, 2, n), rng.normal(size=n), rng.exponential(size=n)
+    early, late = 3.0**group / 60, 3.0**-group / 60
+    days = np.where(used < 30 * early, used / early, 30 + (used - 30 * early) / late)
+    days = np.ceil(days / np.exp(0.0 * x))
+    data = pd.DataFrame({"days": np.minimum(days, 200), "event": days <= 200})
+    data = data.assign(group=group, x=x)
+    fit = fit_cox(data, ["group", "x"], duration="days", event="event")
+    assert fit.table["code"].tolist() == ["W_NONPROPORTIONAL", "OK"]
+    assert "Stratify by it, or split the time" in fit.notes[-1]
+    by_time = fit.residuals.groupby(fit.residuals["time"] > 30)["group"].mean()
+    assert by_time[False] == pytest.approx(np.log(3), abs=0.3)
+    assert by_time[True] == pytest.approx(-np.log(3), abs=0.3)
+    split = fit_cox(data, ["x"], duration="days", event="event", strata=["group"])
+    assert split.table["code"].tolist() == ["OK"]
+
+
+def test_robust_errors_agree_with_lifelines_without_ties():
+    from lifelines import CoxPHFitter
+
+    data = followed(np.random.default_rng(12), 400, whole=False)
+    data["who"] = np.random.default_rng(13).integers(0, 90, len(data))
+    fit = fit_cox(data, ["group", "x"], duration="days", event="event", patient="who")
+    peer = CoxPHFitter().fit(
+        data[["days", "event", "group", "x", "who"]], "days", "event", cluster_col="who"
+    )
+    assert fit.is_robust
+    assert fit.n_patients == data["who"].nunique()
     np.testing.assert_allclose(
-        np.log(row[["conf_int_1", "conf_int_2"]].astype(float)),
-        peer.conf_int()[0],
-        rtol=1e-5,
+        fit.table["standard_error"], peer.standard_errors_, rtol=1e-4
     )
 
 
-def test_planted_hazard_ratio_is_in_the_interval_as_often_as_it_says():
-    # 40 cohorts: 35 or fewer hits have a chance of 1.4 % at 95 %, 33 or fewer of .04 %.
-    rng = np.random.default_rng(2)
-    rows = [associate(*planted(rng, n=400)) for _ in range(40)]
-    hits = [r["conf_int_1"] < np.exp(0.5) < r["conf_int_2"] for r in rows]
-    assert sum(hits) >= 34
-    mean = np.mean([r["log_hazard_ratio"] for r in rows])
-    assert abs(mean - 0.5) < 4 * np.mean([r["standard_error"] for r in rows]) / np.sqrt(40)
+def test_robust_errors_in_tied_delayed_strata_are_those_of_leaving_each_patient_out():
+    data = followed(np.random.default_rng(14), 240)
+    data["days"] = np.ceil(data["days"] / 10) * 10 + 20  # heavy ties
+    data["who"] = np.arange(len(data)) // 2
+    options = {"duration": "days", "event": "event", "entry": "entry", "strata": ["group"]}
+
+    def fitted(rows):
+        return fit_cox(rows, ["x"], patient="who", **options).table.iloc[0]
+
+    robust = fitted(data)["standard_error"]
+    left_out = [
+        fitted(data[data["who"] != who])["log_hazard_ratio"]
+        for who in data["who"].unique()[::2]
+    ]
+    n = data["who"].nunique()
+    jackknife = np.sqrt(n * np.var(left_out))
+    assert robust == pytest.approx(jackknife, rel=0.12)  # half of the patients: 8 %
 
 
-def test_hazard_ratio_without_an_effect_is_1_after_adjustment():
-    row = associate(*planted(np.random.default_rng(3), log_hazard_ratio=0))
-    assert row["conf_int_1"] < 1 < row["conf_int_2"]
-    # Not adjusted, the covariate that raises both makes one up.
-    exposure, _, follow_up = planted(np.random.default_rng(3), log_hazard_ratio=0)
-    assert associate(exposure, np.zeros((3000, 0)), follow_up)["conf_int_1"] > 1
-    assert row["log_rank_p"] < 1e-6
+def test_repeating_every_patient_leaves_robust_errors_as_they_were():
+    data = followed(np.random.default_rng(15), 3000)
+    data = data.assign(who=range(len(data)))
+    twice = pd.concat([data, data])
+    options = {"duration": "days", "event": "event", "entry": "entry"}
+    one = fit_cox(data, ["x", "group"], **options)
+    two = fit_cox(twice, ["x", "group"], patient="who", **options)
+    naive = fit_cox(twice, ["x", "group"], **options)
+    ratio = two.table["standard_error"] / one.table["standard_error"]
+    assert ratio.tolist() == pytest.approx([1, 1], abs=0.1)
+    ratio = naive.table["standard_error"] / one.table["standard_error"]
+    assert ratio.tolist() == pytest.approx([0.707, 0.707], abs=0.01)
 
 
-def test_hazard_ratio_is_of_one_sd_whatever_the_unit():
-    exposure, covariate, follow_up = planted(np.random.default_rng(4), n=400)
-    one = associate(exposure, covariate, follow_up)
-    other = associate(1e6 * exposure - 3, 1e-6 * covariate, follow_up)
-    assert one["hazard_ratio"] == pytest.approx(other["hazard_ratio"], rel=1e-7)
+def test_cox_names_levels_and_is_a_unit_of_the_column():
+    data = followed(np.random.default_rng(16), 400)
+    data["sex"] = np.where(data["group"] == 1, "Male", "Female")
+    data["x1000"] = 1000 * data["x"] + 5
+    fit = fit_cox(data, ["sex", "x1000"], duration="days", event="event")
+    assert fit.table["covariate"].tolist()[1] == "x1000"
+    assert any("reference of sex" in note for note in fit.notes)
+    plain = fit_cox(data, ["sex", "x"], duration="days", event="event").table
+    scaled = fit.table["log_hazard_ratio"][1] * 1000
+    assert scaled == pytest.approx(plain["log_hazard_ratio"][1], rel=1e-7)
 
 
-def test_proportional_hazards_are_doubted_where_the_effect_turns():
-    # A hazard ratio of e per unit for 100 days, then of 1/e: exact by inversion.
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=2000)
-    used = rng.exponential(size=2000)
-    early, late = np.exp(x) / 300, np.exp(-x) / 300
-    days = np.where(used < 100 * early, used / early, 100 + (used - 100 * early) / late)
-    recorded = np.full(2000, START)
-    first = recorded + np.ceil(days).astype(int) * DAY
-    follow_up = FollowUp(recorded, recorded + 1000 * DAY, {"427.2": first})
-    assert associate(x, np.zeros((2000, 0)), follow_up)["proportional_hazards_p"] < 1e-10
-    steady = associate(*planted(rng, n=1000))
-    assert steady["proportional_hazards_p"] > 0.001
+def test_cox_is_refused_with_few_events_or_separated_ones():
+    data = followed(np.random.default_rng(17), 80)
+    few = data.assign(event=(np.arange(len(data)) < 19).astype(int))
+    with pytest.raises(AnalysisRefused, match=r"Too few events \(19\) for 2 covariates"):
+        fit_cox(few, ["x", "group"], duration="days", event="event")
+    separated = data.assign(flag=data["event"])
+    with pytest.raises(AnalysisRefused, match="one side of a covariate"):
+        fit_cox(separated, ["flag"], duration="days", event="event")
 
 
-def test_every_patient_is_used_or_left_out_for_one_counted_reason():
-    exposure, covariate, follow_up = planted(np.random.default_rng(6), n=100)
-    recorded, end = follow_up.recorded.copy(), follow_up.end.copy()
-    first = follow_up.first_code["427.2"].copy()
-    first[:3] = recorded[:3]  # the code on the day of the recording
-    first[3:5] = recorded[3:5] - 10 * DAY
-    first[5:15] = end[5:15] + DAY  # after the end: censored, not an event
-    end[20], end[21] = recorded[20], NAT
-    recorded[22] = NAT
-    exposure[[0, 20, 30, 31]] = np.nan
-    eligible = np.arange(100) < 90
-    moved = FollowUp(recorded, end, {"427.2": first}, {"427.2": eligible})
-    row = associate(exposure, covariate, moved)
-    left_out = {"n_before": 5, "n_not_followed": 3, "n_missing": 2}
-    assert {k: row[k] for k in left_out} == left_out
-    assert row["n"] == 80
-    used = ~np.isnan(exposure) & eligible & (first > recorded) & (end > recorded)
-    assert row["events"] == (used & (first <= end)).sum()
+@pytest.mark.parametrize(
+    ("duration", "entry", "code", "words"),
+    [
+        ([3, np.nan, 4], None, "E_NONFINITE", "time is missing in 1 of 3 rows .row 2"),
+        ([3, 5, -4], None, "E_RANGE", "time is negative in 1 of 3 rows .row 3"),
+        ([3, 5, 4], [0, 5, 9], "E_RANGE", "not after the entry in 2 of 3 rows .row 2, 3"),
+        ([3, 5, 4], [0, np.nan, 1], "E_NONFINITE", "entry is missing"),
+    ],
+)
+def test_times_that_cannot_be_are_refused_by_row(duration, entry, code, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        kaplan_meier(duration, [1, 1, 0], entry=entry)
+    assert caught.value.code == code
 
 
-def few_events(n_events):
-    recorded = np.full(40, START)
-    first = np.where(np.arange(40) < n_events, START + 20 * DAY, NAT)
-    return FollowUp(recorded, recorded + 100 * DAY, {"427.2": first})
+def test_other_input_that_cannot_be_is_refused_by_name():
+    with pytest.raises(BadInput, match="Nobody is in stratum high"):
+        fit_kaplan_meier(
+            np.ones(2),
+            np.ones(2, bool),
+            Strata.of(["low", "low"], ["low", "high"]),
+            at_times=[0],
+            unit="days",
+            population="everyone",
+        )
+    with pytest.raises(BadInput, match=r"not 0 to 2 in 1 of 2 rows \(row 2\)"):
+        incidence([1, 2], [1, 3])
+    with pytest.raises(BadInput, match="no column days"):
+        fit_cox(pd.DataFrame({"x": [1.0]}), ["x"], duration="days", event="event")
+    with pytest.raises(BadInput, match="Column week is a covariate and has another part"):
+        fit_cox(load_rossi(), ["age", "week"], duration="week", event="arrest")
+    with pytest.raises(AnalysisRefused, match="strata cannot be compared"):
+        log_rank(np.ones(4), np.zeros(4, bool), Strata.of(["a", "a", "b", "b"]))
 
 
-def test_few_events_and_a_constant_exposure_are_not_tested_and_say_so():
-    x, covariates = np.arange(40.0) % 7, np.zeros((40, 0))
-    row = associate(x, covariates, few_events(4))
-    assert (row["status"], row["code"], row["events"]) == ("not_tested", "N_FEW_CASES", 4)
-    assert np.isnan(row["hazard_ratio"])
-    assert row["note"] == "4 events after the recording, 5 needed"
-    assert associate(x, covariates, few_events(5))["status"] == "tested"
-    assert associate(0 * x, covariates, few_events(4))["code"] == "N_CONSTANT"
-    with pytest.raises(ValueError, match="at least 5 events"):
-        associate(x, covariates, few_events(5), minimum_events=2)
-
-
-@pytest.mark.parametrize("what", ["exposure", "covariate", "collinear"])
-def test_separation_is_not_converged_and_no_warning_escapes(what):
-    # All events at 1: the hazard ratio of 1 against 0 has no end.
-    separates = (np.arange(40) < 8).astype(float)
-    other = np.arange(40.0) % 7
-    x, covariates = {
-        "exposure": (separates, other[:, None]),
-        "covariate": (other, separates[:, None]),
-        "collinear": (other, 2 * other[:, None] + 1),
-    }[what]
-    row = associate(x, covariates, few_events(6))
-    assert (row["status"], row["code"]) == ("not_tested", "N_NOT_CONVERGED")
-    assert row[["hazard_ratio", "p_value", "proportional_hazards_p"]].isna().all()
-
-
-def test_a_covariate_constant_among_the_patients_is_left_out_and_named():
-    exposure, covariate, follow_up = planted(np.random.default_rng(7), n=300)
-    women = np.arange(300) < 200
-    of_one_sex = FollowUp(
-        follow_up.recorded, follow_up.end, follow_up.first_code, {"427.2": women}
+def test_strata_are_thirds_and_unknown_values_are_left_out():
+    risk = np.append(np.random.default_rng(18).permutation(300) / 300, np.nan)
+    strata = cut_into_strata(risk)
+    assert np.bincount(strata.of_patient[:-1]).tolist() == [100, 100, 100]
+    assert strata.of_patient[-1] == -1
+    curves = fit_kaplan_meier(
+        np.ones(301), np.ones(301, bool), strata, at_times=[0], unit="d", population="p"
     )
-    with_sex = associate(exposure, np.column_stack([covariate, women]), of_one_sex)
-    without = associate(exposure, covariate, of_one_sex)
-    assert with_sex["hazard_ratio"] == without["hazard_ratio"]
-    assert with_sex["note"] == "1 covariate(s) constant among these patients"
-
-
-def test_a_missing_covariate_is_refused():
-    exposure, covariate, follow_up = planted(np.random.default_rng(8), n=50)
-    covariate[3] = np.nan
-    with pytest.raises(ValueError, match="covariate is missing"):
-        associate(exposure, covariate, follow_up)
+    assert curves.n_left_out == 1
+    assert curves.log_rank is None  # all at risk have the event at once
+    assert "cannot be compared" in curves.notes[0]
+    assert [c.n for c in curves.curves] == [100, 100, 100]
+    with pytest.raises(BadInput, match="2 different values cannot be cut into 3"):
+        cut_into_strata(np.array([0.0, 1.0, 1.0, 1.0]))
