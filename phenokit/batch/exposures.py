@@ -209,7 +209,7 @@ def feature_exposures(
         ignore_others=True,
         what=what,
     )
-    if not cohort.patients[key].isin(table[key]).any():
+    if set(table[key]).isdisjoint(cohort.patients[key]):
         raise BadInput(
             "E_EMPTY",
             f"No {key} of the exposures table is in the cohort; is it the same id?",

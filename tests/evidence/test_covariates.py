@@ -91,7 +91,7 @@ def test_renaming_the_levels_of_a_category_changes_nothing():
 
 def test_a_collinear_covariate_is_dropped_said_and_changes_nothing():
     rng = np.random.default_rng(4)
-    frame = pd.DataFrame(rng.normal(size=(500, 2)), columns=["a", "c"])
+    frame = pd.DataFrame(rng.normal(size=(500, 2)), columns=pd.Index(["a", "c"]))
     x = rng.normal(size=(500, 3)) + frame["a"].to_numpy()[:, None]
     y = rng.random(500) < expit(frame["a"])
     plain = encode_covariates(frame, ["a", "c"])
