@@ -265,11 +265,13 @@ def _read_job(folder: Path) -> Job | None:
 
 def _state(folder: Path, progress: dict[str, Any]) -> tuple[JobState, str]:
     """The state, and why it failed."""
-    # A manifest is the last thing that a run writes; its process may still be leaving.
-    if (folder / "out" / "manifest.json").is_file():
-        return JobState.FINISHED, ""
+    has_manifest = (folder / "out" / "manifest.json").is_file()
+    if has_manifest and progress.get("state") == "finished":
+        return JobState.FINISHED, ""  # its process may still be leaving
     if lock_is_held(folder / "owner"):
         return JobState.RUNNING, ""
+    if has_manifest:
+        return JobState.FINISHED, ""
     if (folder / "cancelled").exists():
         return JobState.CANCELLED, ""
     told = progress.get("state")

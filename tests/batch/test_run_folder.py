@@ -17,10 +17,13 @@ from phenokit.errors import BadInput, OutputBusy
 PLAN = {"seed": 1, "inputs": {"scores": "ab12"}}
 
 RUN = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import pyarrow as pa
 from phenokit.batch.run_folder import open_run
+
+# A shell that runs the tests in the background lets its children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def run(out, pause=0.0):
     with open_run(out, plan={"seed": 1}, command="associate") as folder:
