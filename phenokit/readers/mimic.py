@@ -13,6 +13,7 @@ doi:10.13026/4nqg-sb35).
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -140,8 +141,86 @@ def lab_exposure(
         items have, ``E_EMPTY`` if nobody has a number, ``E_COLUMNS`` if labevents is
         damaged.
     """
+    results = _lab_results(folder, test, ["charttime", "valuenum"])
+    value = np.array([_number(text) for text in results["valuenum"].to_pylist()])
+    table = pd.DataFrame(
+        {
+            "person_id": results["subject_id"].to_pylist(),
+            "time": results["charttime"].to_pylist(),
+            "value": value,
+        }
+    ).dropna(subset="value")
+    if table.empty:
+        raise BadInput("E_EMPTY", "Nobody has a number of this laboratory test.")
+    # ISO times sort as text; of several at one time the smallest number is the first.
+    ordered = table.sort_values(by=["person_id", "time", "value"])
+    of_person = ordered.groupby("person_id")["value"]
+    return of_person.agg(value=summary, n="size").reset_index()
+
+
+def lab_outcome(
+    folder: Path, test: int | str, *, rule: Literal["any", "first"] = "any"
+) -> pd.DataFrame:
+    """A laboratory test as an outcome that is known of the tested alone.
+
+    Parameters
+    ----------
+    folder
+        The folder `hosp`: patients, labevents and, for a test by its label, d_labitems.
+    test
+        The `itemid`, or the `label` where only one item has it.
+    rule
+        The outcome is 1 if any, or the first, of a person's results bears the laboratory's
+        flag "abnormal". A result without it counts as normal, also where it is no number
+        (``<0.01``). With "any" those who were tested more often have more chances.
+
+    Returns
+    -------
+    pd.DataFrame
+        `person_id`, `tested`, `outcome` (0, 1; NaN where not tested), `n` (number of
+        results): a row for everybody of the patients table, in its order.
+
+    Raises
+    ------
+    BadInput
+        ``E_MISSING`` for an absent table, ``E_CODE`` for a label that no item or several
+        items have, ``E_EMPTY`` if nobody was tested, ``E_COLUMNS`` if labevents is damaged,
+        ``E_RANGE`` for a result of somebody who is not in the patients table.
+    """
+    patients = read_table(
+        _path(folder, "patients"), _PATIENTS, ignore_others=True, what="patients table"
+    )
+    results = _lab_results(folder, test, ["charttime", "flag"]).to_pandas()
+    if results.empty:
+        raise BadInput("E_EMPTY", "Nobody was tested with this laboratory test.")
+    people = patients["subject_id"].to_numpy()
+    if unknown := sorted(set(results["subject_id"]) - set(people)):
+        raise BadInput(
+            "E_RANGE",
+            f"The labevents table has results of {len(unknown):,} people who are not in "
+            "the patients table.",
+            where="column subject_id",
+        )
+    # ISO times sort as text; of several at one time a flagged one is the first.
+    results["normal"] = (results["flag"] != "abnormal").astype(int)
+    ordered = results.sort_values(by=["subject_id", "charttime", "normal"])
+    of_person = ordered.groupby("subject_id")["normal"]
+    normal = (of_person.min() if rule == "any" else of_person.first()).reindex(people)
+    n = of_person.size().reindex(people, fill_value=0).to_numpy()
+    return pd.DataFrame(
+        {
+            "person_id": people,
+            "tested": n > 0,
+            "outcome": 1.0 - normal.to_numpy(np.float64),
+            "n": n,
+        }
+    )
+
+
+def _lab_results(folder: Path, test: int | str, columns: Sequence[str]) -> pa.Table:
+    """The rows of labevents of one test, all text; read in one pass, in blocks."""
     item = str(test) if isinstance(test, int) else _item_of(folder, test)
-    names = ["subject_id", "itemid", "charttime", "valuenum"]
+    names = ["subject_id", "itemid", *columns]
     parts = []
     path = _path(folder, "labevents")
     with open_checked(path, max_bytes=None, what="labevents table") as file:
@@ -166,21 +245,7 @@ def lab_exposure(
             raise BadInput(
                 "E_COLUMNS", "The labevents table is damaged or lacks a column."
             ) from None
-    results = pa.concat_tables(parts) if parts else pa.table({name: [] for name in names})
-    value = np.array([_number(text) for text in results["valuenum"].to_pylist()])
-    table = pd.DataFrame(
-        {
-            "person_id": results["subject_id"].to_pylist(),
-            "time": results["charttime"].to_pylist(),
-            "value": value,
-        }
-    ).dropna(subset="value")
-    if table.empty:
-        raise BadInput("E_EMPTY", "Nobody has a number of this laboratory test.")
-    # ISO times sort as text; of several at one time the smallest number is the first.
-    ordered = table.sort_values(by=["person_id", "time", "value"])
-    of_person = ordered.groupby("person_id")["value"]
-    return of_person.agg(value=summary, n="size").reset_index()
+    return pa.concat_tables(parts) if parts else pa.table({name: [] for name in names})
 
 
 def _number(text: str) -> float:

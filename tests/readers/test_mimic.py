@@ -4,13 +4,14 @@ import gzip
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from phenokit.cohort import CaseStatus
 from phenokit.errors import BadInput
 from phenokit.readers.cohorts import Linking, build_cohort, read_cohort_tables
-from phenokit.readers.mimic import lab_exposure, read_mimic
+from phenokit.readers.mimic import lab_exposure, lab_outcome, read_mimic
 from phenokit.readers.phecodes import CaseRule, read_phecode_map
 
 CONTROL, CASE, EXCLUDED = CaseStatus
@@ -139,6 +140,37 @@ def test_a_test_that_cannot_be_told_is_refused(hosp, test, code, words):
     assert caught.value.code == code
 
 
+FLAGS = (
+    "labevent_id,subject_id,itemid,charttime,value,valuenum,flag\n"
+    "1,11,7,2121-01-02 10:00:00,___,0.3,abnormal\n"
+    "2,11,7,2121-01-01 10:00:00,<0.01,,\n"
+    "3,10,8,2152-03-04 10:00:00,9,9,abnormal\n"
+)
+
+
+@pytest.mark.parametrize(("rule", "outcome"), [("any", 1), ("first", 0)])
+def test_a_laboratory_outcome_is_known_of_the_tested_alone(hosp, rule, outcome):
+    found = lab_outcome(hosp(labevents=FLAGS), 7, rule=rule)
+    assert found["person_id"].tolist() == ["10", "11"]
+    assert found["tested"].tolist() == [False, True]
+    np.testing.assert_array_equal(found["outcome"], [np.nan, outcome])
+    assert found["n"].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("labevents", "code", "words"),
+    [
+        (FLAGS.replace(",7,", ",6,"), "E_EMPTY", "Nobody was tested"),
+        (FLAGS.replace(",11,", ",12,"), "E_RANGE", "1 people who are not in the patients"),
+        (FLAGS.replace("flag", "mark"), "E_COLUMNS", "lacks a column"),
+    ],
+)
+def test_a_laboratory_outcome_that_cannot_be_told_is_refused(hosp, labevents, code, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        lab_outcome(hosp(labevents=labevents), 7)
+    assert caught.value.code == code
+
+
 @pytest.fixture(scope="module")
 def demo():
     if "PHENOKIT_DATA" not in os.environ:
@@ -167,3 +199,12 @@ def test_laboratory_exposures_of_the_mimic_demo(demo):
     haemoglobin = lab_exposure(demo, 51222, summary="mean")
     assert len(haemoglobin) == 100
     assert haemoglobin["value"].between(5, 18).all()
+
+
+@pytest.mark.realdata
+def test_troponin_t_of_the_mimic_demo_is_known_of_59_of_100_patients(demo):
+    any_abnormal = lab_outcome(demo, "Troponin T")
+    first = lab_outcome(demo, 51003, rule="first")
+    assert (len(any_abnormal), any_abnormal["tested"].sum()) == (100, 59)
+    assert any_abnormal["outcome"].isna().sum() == 41
+    assert (any_abnormal["outcome"].sum(), first["outcome"].sum()) == (30, 21)
