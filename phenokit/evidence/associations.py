@@ -503,24 +503,21 @@ def _refine(
     if settings.refine == "p":
         wanted &= p < settings.refine_below
     everyone = slice(0, block.n_rows)
-    for first in range(0, len(part.chosen), EXPOSURES_AT_ONCE):
-        some = np.arange(first, min(first + EXPOSURES_AT_ONCE, len(part.chosen)))
-        if not wanted[some].any():
-            continue
-        values = part.exposures.at_exposures(some).block(everyone)
-        for j, phecode in enumerate(phecodes.tolist()):
-            chosen = np.flatnonzero(wanted[some, j])
-            if not len(chosen):
-                continue
-            columns = values if len(chosen) == len(some) else values[:, chosen]
+    some, columns = np.zeros(0, dtype=np.int64), np.zeros((0, 0))
+    for j, phecode in enumerate(phecodes.tolist()):
+        chosen = np.flatnonzero(wanted[:, j])
+        for first in range(0, len(chosen), EXPOSURES_AT_ONCE):
+            before, some = some, chosen[first : first + EXPOSURES_AT_ONCE]
+            if not np.array_equal(before, some):  # where all are fitted they stay the same
+                columns = part.exposures.at_exposures(some).block(everyone)
             fits = fit_exposures(
                 design,
                 columns,
                 case_rows=block.case_rows[j],
                 excluded_rows=block.excluded_rows[j],
-                start=scores.start(null, j, some[chosen]),
+                start=scores.start(null, j, some),
             )
-            at = (part.chosen[some[chosen]], phecode)
+            at = (part.chosen[some], phecode)
             cells.numbers["beta"][at] = fits.log_odds_ratio
             cells.numbers["standard_error"][at] = fits.standard_error
             cells.numbers["neg_log_p_value"][at] = neg_log10_p_of_chi2(
@@ -534,7 +531,7 @@ def _refine(
             penalised = np.flatnonzero(rare | ~fits.converged)
             if len(penalised):
                 _fit_penalised(
-                    cells, part, phecode, design, columns, some[chosen], penalised,
+                    cells, part, phecode, design, columns, some, penalised,
                     fits.separated, null.coefficients[:, j],
                 )  # fmt: skip
             cells.numbers["p_value"][at] = 10.0 ** -cells.numbers["neg_log_p_value"][at]
