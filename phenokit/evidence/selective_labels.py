@@ -1,0 +1,657 @@
+"""Risk where outcomes are known only for the tested: the Bernoulli models.
+
+A patient with features ``X`` has an unobserved part of the risk, ``Z``, which the doctor
+saw and the table lacks (Balachandar, Garg & Pierson, ICLR 2024, arXiv 2312.03878):
+
+    r = X beta_Y + Z                     risk score
+    Y ~ Bernoulli(s(r))                  outcome, s(u) = 1 / (1 + exp(-u))
+    T ~ Bernoulli(s(alpha r + X beta_Delta))   tested; Y is seen only where T = 1
+
+Written with ``a = X beta_Y`` and ``d = X beta_Delta``. Three members of the family:
+
+====================  =============  ===================  =================
+kind                  Z              estimated            given
+====================  =============  ===================  =================
+``uniform``           U(0, sigma)    sigma                alpha = 1
+``normal``            N(0, sigma²)   sigma                alpha
+``normal_alpha``      N(0, sigma²)   alpha                sigma
+====================  =============  ===================  =================
+
+The one that is estimated beside the coefficients is called `steepness` where it is alpha
+and `spread` where it is sigma, and `shape` where it may be either.
+
+In this file, small to large: cells of equal rows; probabilities in closed form and by
+quadrature; their derivatives; and the posterior density as a function of parameters.
+
+Departures from the published code: Z is integrated out, not sampled; the closed form is
+written without cancellation; tied coefficients are absent rather than drawn.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+Array = np.ndarray
+Kind = Literal["uniform", "normal", "normal_alpha"]
+
+POSITIVE, NEGATIVE, UNTESTED = range(3)
+"""Columns of `Cells.counts`: tested with outcome 1, tested with outcome 0, not tested."""
+SIGNS = {
+    "positive": (1, 1),
+    "negative": (-1, 1),
+    "untested": (0, -1),
+    "case": (1, 0),
+    "missed": (1, -1),
+}
+"""Events as signs of (outcome, tested); 0 means either. ``missed``: untested case."""
+COLUMN_EVENTS = ("positive", "negative", "untested")
+
+COEFFICIENT_SCALE = 3.0
+"""Prior standard deviation of every coefficient."""
+SHAPE_SCALE = 3.0
+"""Scale of the half-normal prior of sigma and alpha."""
+LARGEST_LOGIT = 340.0
+"""Where logits stop: the product of two such probabilities is still a float64."""
+SERIES_BELOW = 1e-5
+"""|d| below which P(Y=1,T=0) and P(Y=0,T=1) are taken from their series in d."""
+LARGEST_TESTING_TERM = 12.0
+LARGEST_RISK_TERM = 30.0
+SMALLEST_TESTING_LOGIT = -11.5
+"""Limits of |d|, |a| and a + d for the closed form; see `holds`."""
+ELEMENTS_AT_ONCE = 1 << 16
+"""Elements of a block of (cell, draw): half a MiB in float64."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows with the same features, counted: all that the likelihood sees of them.
+
+    Attributes
+    ----------
+    features
+        Shape ``(cell, feature)``; the first column is 1, the intercept.
+    counts
+        Shape ``(cell, 3)``: tested with outcome 1, tested with outcome 0, not tested.
+    cell_of_row
+        Position in `features` of each row of the table.
+    """
+
+    features: Float64[Array, "cell feature"]
+    counts: Float64[Array, "cell 3"]
+    cell_of_row: Int64[Array, " row"]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table."""
+        return len(self.cell_of_row)
+
+    @cached_property
+    def share(self) -> Float64[Array, " cell"]:
+        """Share of the rows that a cell holds."""
+        return self.counts.sum(axis=1) / self.counts.sum()
+
+    @property
+    def prevalence_bounds(self) -> tuple[float, float]:
+        """Prevalence if no untested patient were a case, and if all of them were."""
+        positive, _, untested = self.counts.sum(axis=0) / self.counts.sum()
+        return float(positive), float(positive + untested)
+
+
+def aggregate(
+    features: Float64[Array, "row feature"],
+    tested: Array,
+    outcome: Float64[Array, " row"],
+    *,
+    distinct: bool = False,
+) -> Cells:
+    """Count the rows of each pattern of features.
+
+    A row enters the likelihood, and the prevalence, only through its features; the counts
+    are therefore sufficient, and nothing is approximated.
+
+    Parameters
+    ----------
+    features
+        Shape ``(row, feature)``, without intercept.
+    tested
+        0 or 1.
+    outcome
+        0 or 1; not read where a row is untested.
+    distinct
+        Keep every row as a cell of its own.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0], [0.0], [1.0]])
+    >>> aggregate(x, np.array([1, 0, 1]), np.array([1.0, np.nan, 0.0])).counts
+    array([[0., 0., 1.],
+           [1., 1., 0.]])
+    """
+    is_tested = np.asarray(tested, dtype=bool)
+    column = np.where(is_tested, np.where(outcome == 1, POSITIVE, NEGATIVE), UNTESTED)
+    cell = np.arange(len(features)) if distinct else _pattern_of_row(features)
+    n_cells = int(cell.max()) + 1
+    counts = np.bincount(cell * 3 + column, minlength=3 * n_cells).reshape(n_cells, 3)
+    first = np.empty(n_cells, dtype=np.int64)
+    first[cell[::-1]] = np.arange(len(features))[::-1]
+    patterns = np.column_stack([np.ones(n_cells), features[first]])
+    return Cells(patterns, counts.astype(np.float64), cell)
+
+
+def _pattern_of_row(features: Float64[Array, "row feature"]) -> Int64[Array, " row"]:
+    """Number of each row's pattern, patterns in ascending order.
+
+    Column by column, so that columns of few levels cost a count rather than a sort.
+    """
+    pattern = np.zeros(len(features), dtype=np.int64)
+    n_patterns = 1
+    for values in features.T:
+        if np.isin(values, (0, 1)).all():
+            level, n_levels = values.astype(np.int64), 2
+        else:
+            levels, level = np.unique(values, return_inverse=True)
+            n_levels = len(levels)
+        pattern = pattern * n_levels + level
+        n_patterns *= n_levels
+        if n_patterns > 8 * len(features):
+            found, pattern = np.unique(pattern, return_inverse=True)
+            n_patterns = len(found)
+    present = np.bincount(pattern, minlength=n_patterns) > 0
+    return (np.cumsum(present) - 1)[pattern]
+
+
+# --- the law of Z ---------------------------------------------------------------------
+
+
+class Nodes(NamedTuple):
+    """Quadrature over Z / sigma."""
+
+    position: Array
+    log_weight: Array
+
+
+@lru_cache(maxsize=32)
+def nodes_of(law: Literal["uniform", "hermite", "legendre"], n: int) -> Nodes:
+    """Nodes of Z / sigma and the logarithm of their weights, which sum to 1.
+
+    ``uniform``: Gauss-Legendre on [0, 1]. ``hermite``: Gauss-Hermite for N(0, 1).
+    ``legendre``: Gauss-Legendre on ±8 times the normal density, for steep integrands.
+    """
+    if law == "hermite":
+        position, weight = np.polynomial.hermite_e.hermegauss(n)
+        return Nodes(position, np.log(weight) - 0.5 * np.log(2 * np.pi))
+    position, weight = np.polynomial.legendre.leggauss(n)
+    if law == "uniform":
+        return Nodes((position + 1) / 2, np.log(weight / 2))
+    position = 8 * position
+    log_weight = np.log(8 * weight) - 0.5 * (position**2 + np.log(2 * np.pi))
+    return Nodes(position, log_weight)
+
+
+def choose_nodes(kind: Kind, steepness: float, spread: float, *, times: int = 1) -> Nodes:
+    """As many nodes as the integrand needs, `times` over.
+
+    The log-probability's error is below 1e-9 for uniform Z up to sigma = 20, and below 1e-5
+    for normal Z up to max(1, alpha) sigma = 6.
+    """
+    if kind == "uniform":
+        return nodes_of("uniform", (24 if spread <= 6 else 64) * times)
+    if max(1.0, abs(steepness)) * spread <= 1:
+        return nodes_of("hermite", 24 * times)
+    return nodes_of("legendre", 128 * times)
+
+
+# --- probabilities --------------------------------------------------------------------
+
+
+class Probabilities(NamedTuple):
+    """Of the outcome and of being tested, given the features; one value an element."""
+
+    log_positive: Any
+    """log P(T=1, Y=1)"""
+    log_negative: Any
+    """log P(T=1, Y=0)"""
+    log_untested: Any
+    """log P(T=0)"""
+    case: Any
+    """P(Y=1)"""
+    missed: Any
+    """P(T=0, Y=1)"""
+
+
+def log_logistic(u: Any, xp: ModuleType = np) -> Any:  # noqa: ANN401 - numpy or JAX
+    """Logarithm of s(u), for any u."""
+    return -xp.logaddexp(0.0, -u)
+
+
+def logistic(u: Any, xp: ModuleType = np) -> Any:  # noqa: ANN401 - numpy or JAX
+    """s(u), with its relative precision kept for very negative u."""
+    return 1 / (1 + xp.exp(-xp.clip(u, -LARGEST_LOGIT, LARGEST_LOGIT)))
+
+
+def closed_form(a: Any, d: Any, spread: Any, xp: ModuleType = np) -> Probabilities:  # noqa: ANN401
+    """Probabilities for uniform Z and alpha = 1, exact.
+
+    With ``G(u) = log(1 + e^(u + sigma)) - log(1 + e^u)`` and ``b = a + d``::
+
+        P(Y=1) = G(a) / sigma         P(T=0) = G(-b - sigma) / sigma
+        P(Y=0, T=1) = L / (-sigma expm1(-d))        L = G(b) - G(a)
+        P(Y=1, T=0) = L / (sigma expm1(d))          P(Y=1, T=1) = P(Y=1) - P(Y=1, T=0)
+
+    `L` is taken as one log1p. At d = 0 both quotients are 0/0; there a series stands in,
+    and d is replaced in the branch that is not taken, so that derivatives stay finite.
+    `xp` is numpy or jax.numpy. See `holds` for where the result can be used.
+    """
+    near = xp.abs(d) < SERIES_BELOW
+    safe = xp.where(near, 1.0, xp.clip(d, -50.0, 50.0))
+    width = -xp.expm1(-spread)
+    upper, at_a = logistic(a + spread, xp), logistic(-a, xp)
+    difference = xp.log1p(width * upper * logistic(-a - safe, xp) * xp.expm1(safe))
+    first = width * upper * at_a
+    second = upper * logistic(-a - spread, xp) - logistic(a, xp) * at_a
+    negative = xp.where(
+        near, first + d * (first + second) / 2, difference / -xp.expm1(-safe)
+    )
+    missed = xp.where(near, first + d * (second - first) / 2, difference / xp.expm1(safe))
+    grown = xp.expm1(spread)
+    case = xp.log1p(logistic(a, xp) * grown)
+    untested = xp.log1p(logistic(-a - d - spread, xp) * grown)
+    tiny = np.finfo(np.float64).tiny
+    return Probabilities(
+        xp.log(xp.maximum((case - missed) / spread, tiny)),
+        xp.log(xp.maximum(negative / spread, tiny)),
+        xp.log(xp.maximum(untested / spread, tiny)),
+        case / spread,
+        missed / spread,
+    )
+
+
+def holds(a: Any, d: Any) -> Any:  # noqa: ANN401 - numpy or JAX
+    """Where the closed form keeps 1e-9 of every log-probability.
+
+    The difference P(Y=1) - P(Y=1,T=0) loses the digits that P(T=1|Y=1) has zeros, and that
+    is at least s(a + d). Elsewhere take `by_quadrature`.
+    """
+    kept = a + d >= SMALLEST_TESTING_LOGIT
+    return kept & (abs(d) <= LARGEST_TESTING_TERM) & (abs(a) <= LARGEST_RISK_TERM)
+
+
+def by_quadrature(
+    a: Any,  # noqa: ANN401 - numpy or JAX
+    d: Any,  # noqa: ANN401
+    steepness: Any,  # noqa: ANN401
+    spread: Any,  # noqa: ANN401
+    nodes: Nodes,
+    xp: ModuleType = np,
+) -> Probabilities:
+    """Probabilities for any law of Z.
+
+    Every finite argument gives a finite value; logits stop at ±340, where the product of
+    two probabilities is still a number.
+    """
+    position, log_weight = nodes
+    weight = np.exp(log_weight)
+    risk = xp.clip(a[..., None] + spread * position, -LARGEST_LOGIT, LARGEST_LOGIT)
+    testing = xp.clip(steepness * risk + d[..., None], -LARGEST_LOGIT, LARGEST_LOGIT)
+    odds_against, odds_against_test = xp.exp(-risk), xp.exp(-testing)
+    case, tested = 1 / (1 + odds_against), 1 / (1 + odds_against_test)
+    untested = odds_against_test * tested
+    return Probabilities(
+        xp.log((case * tested) @ weight),
+        xp.log((odds_against * case * tested) @ weight),
+        xp.log(untested @ weight),
+        case @ weight,
+        (case * untested) @ weight,
+    )
+
+
+def event_derivatives(
+    event: str,
+    a: Float64[Array, " cell"],
+    d: Float64[Array, " cell"],
+    steepness: float,
+    spread: float,
+    nodes: Nodes,
+) -> tuple[Array, Array, Array]:
+    """Logarithm of P(event | a, d) with its first and second derivatives in (a, d).
+
+    Z given the event has node weights p; with l(Z) the event's log-probability given Z,
+
+        ∂ log P = E_p[∂l],        ∂² log P = E_p[∂²l] + Cov_p[∂l].
+
+    No term cancels, so the result is finite wherever a and d are.
+
+    Returns
+    -------
+    tuple
+        Values ``(cell,)``, first ``(2, cell)`` and second ``(3, cell)``: aa, ad, dd.
+    """
+    outcome_sign, tested_sign = SIGNS[event]
+    risk = a[:, None] + spread * nodes.position
+    testing = steepness * risk + d[:, None]
+    log_joint = np.broadcast_to(nodes.log_weight, risk.shape)
+    zero = np.zeros((1, 1))
+    slope_r = curve_r = slope_u = curve_u = zero
+    if outcome_sign:
+        part = log_logistic(outcome_sign * risk)
+        log_joint = log_joint + part
+        curve_r = np.exp(part)
+        slope_r = outcome_sign * (1 - curve_r)
+        curve_r = -curve_r * (1 - curve_r)
+    if tested_sign:
+        part = log_logistic(tested_sign * testing)
+        log_joint = log_joint + part
+        curve_u = np.exp(part)
+        slope_u = tested_sign * (1 - curve_u)
+        curve_u = -curve_u * (1 - curve_u)
+    largest = log_joint.max(axis=1, keepdims=True)
+    p = np.exp(log_joint - largest)
+    total = p.sum(axis=1, keepdims=True)
+    p /= total
+    slope_a = slope_r + steepness * slope_u
+    mean_a, mean_d = (p * slope_a).sum(axis=1), (p * slope_u).sum(axis=1)
+    aa = (p * (curve_r + steepness**2 * curve_u + slope_a**2)).sum(axis=1) - mean_a**2
+    ad = (p * (steepness * curve_u + slope_a * slope_u)).sum(axis=1) - mean_a * mean_d
+    dd = (p * (curve_u + slope_u**2)).sum(axis=1) - mean_d**2
+    value = (largest + np.log(total))[:, 0]
+    return value, np.stack([mean_a, mean_d]), np.stack([aa, ad, dd])
+
+
+# --- the posterior --------------------------------------------------------------------
+
+
+class Evaluated(NamedTuple):
+    """What a draw of the parameters says of the table; shape ``(draw,)`` each."""
+
+    log_likelihood: Array
+    prevalence: Array
+    risk_tested: Array
+    risk_untested: Array
+
+
+@dataclass(frozen=True)
+class BernoulliModel:
+    """The posterior density of one table under one set of constraints.
+
+    Parameters are a vector of coefficients, ``beta_Y`` and then the free ``beta_Delta``,
+    and a shape: sigma, or alpha for ``normal_alpha``.
+
+    Attributes
+    ----------
+    cells
+        The table.
+    kind
+        Law of Z and what is estimated.
+    free
+        Features whose beta_Delta is free, the intercept (0) among them; the others are 0:
+        they do not affect testing beyond risk (expertise).
+    given
+        alpha (``normal``) or sigma (``normal_alpha``); alpha of ``uniform`` is 1.
+    prevalence, weight
+        Stated prevalence and ``w = 1 / (2 s²)``: the density has the factor
+        ``exp(-w (mean P(Y=1) - prevalence)²)``. Weight 0 turns it off.
+    shape_scale
+        Scale of the half-normal prior of the shape.
+    signed
+        Whether alpha may be negative, with a normal prior; for a check only.
+    """
+
+    cells: Cells
+    kind: Kind
+    free: tuple[int, ...]
+    given: float = 1.0
+    prevalence: float = 0.5
+    weight: float = 0.0
+    shape_scale: float = SHAPE_SCALE
+    signed: bool = False
+
+    @property
+    def n_features(self) -> int:
+        """Columns of the features, the intercept among them."""
+        return self.cells.features.shape[1]
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vector of coefficients."""
+        return self.n_features + len(self.free)
+
+    @property
+    def shape_name(self) -> str:
+        """What the shape is."""
+        return "alpha" if self.kind == "normal_alpha" else "sigma"
+
+    def law(self, shape: Any) -> tuple[Any, Any]:  # noqa: ANN401 - number or array
+        """Steepness alpha and spread sigma."""
+        return (shape, self.given) if self.shape_name == "alpha" else (self.given, shape)
+
+    @property
+    def shape_bounds(self) -> tuple[float, float]:
+        """Where the shape lies."""
+        return (-np.inf if self.signed else 0.0), np.inf
+
+    def without_prevalence(self) -> "BernoulliModel":
+        """The same without the stated prevalence."""
+        return replace(self, weight=0.0)
+
+    def grid(self) -> Float64[Array, " point"]:
+        """Points of the shape at which a nested Laplace fit starts."""
+        return np.arange(-8.0, 8.1, 0.4) if self.signed else np.arange(0.05, 8.2, 0.15)
+
+    def starting_point(self) -> tuple[int, Float64[Array, " coefficient"]]:
+        """A grid point, and coefficients near the mode there.
+
+        The prevalence fixes the intercepts: beta_Y's so that the mean risk is it, and
+        beta_Delta's because, in expectation, missed cases are the tested negatives times
+        ``exp(-d)``.
+        """
+        positive, negative, untested = self.cells.counts.sum(axis=0)
+        total = positive + negative + untested
+        shape = 1.2 if self.shape_name == "alpha" else 1.55
+        steepness, spread = self.law(shape)
+        middle = spread / 2 if self.kind == "uniform" else 0.0
+        level = np.clip(positive / (positive + negative), 0.01, 0.99)
+        offset = np.log((positive + negative) / max(untested, 1)) / 2
+        if self.weight > 0:
+            level = np.clip(self.prevalence, 0.001, 0.999)
+            missed = total * self.prevalence - positive
+            offset = np.log(negative / missed) if missed > 1 else offset
+        coefficients = np.zeros(self.dimension)
+        risk = np.log(level / (1 - level))
+        coefficients[0] = risk - middle
+        coefficients[self.n_features] = offset + (1 - steepness) * risk
+        return int(np.argmin(np.abs(self.grid() - shape))), coefficients
+
+    def log_shape_prior(self, shape: Array) -> Any:  # noqa: ANN401 - as many as shapes
+        """Log of the half-normal density (of the normal one where signed)."""
+        constant = 0.5 * np.log((2 if self.signed else 0.5) * np.pi)
+        return -0.5 * (shape / self.shape_scale) ** 2 - np.log(self.shape_scale) - constant
+
+    def linear_predictors(
+        self, coefficients: Float64[Array, "draw coefficient"], features: Array
+    ) -> tuple[Array, Array]:
+        """``a`` and ``d``, shape ``(row, draw)`` each."""
+        m = self.n_features
+        a = features @ coefficients[:, :m].T
+        return a, features[:, list(self.free)] @ coefficients[:, m:].T
+
+    def probabilities(
+        self,
+        coefficients: Float64[Array, "draw coefficient"],
+        shape: Float64[Array, " draw"],
+        features: Float64[Array, "row feature"],
+        *,
+        times: int = 1,
+    ) -> Probabilities:
+        """Probabilities of every row under every draw, shape ``(row, draw)`` each.
+
+        `times`: more than 1 takes that many times the nodes, everywhere.
+        """
+        a, d = self.linear_predictors(coefficients, features)
+        if self.kind != "uniform" or times > 1:
+            steepness, spread = self.law(float(np.abs(shape).max()))
+            nodes = choose_nodes(self.kind, steepness, spread, times=times)
+            steepness, spread = (np.asarray(each)[..., None] for each in self.law(shape))
+            return by_quadrature(a, d, steepness, spread, nodes)
+        with np.errstate(all="ignore"):  # what overflows is replaced below
+            found = closed_form(a, d, shape)
+        lost = ~holds(a, d)
+        if lost.any():
+            row, draw = np.nonzero(lost)
+            spread = shape[draw]
+            nodes = choose_nodes("uniform", 1.0, float(spread.max()))
+            spread = spread[:, None]
+            better = by_quadrature(a[row, draw], d[row, draw], 1.0, spread, nodes)
+            for values, exact in zip(found, better, strict=True):
+                values[row, draw] = exact
+        return found
+
+    def evaluate(
+        self,
+        coefficients: Float64[Array, "draw coefficient"],
+        shape: Float64[Array, " draw"],
+        *,
+        times: int = 1,
+    ) -> Evaluated:
+        """Log-likelihood, prevalence and risks of many draws, in blocks.
+
+        The log-likelihood has no multinomial coefficient. The risks are ratios of sums over
+        the rows: sum P(Y=1, T=t) / sum P(T=t).
+        """
+        found = np.zeros((4, len(shape)))
+        features, counts, share = self.cells.features, self.cells.counts, self.cells.share
+        many = max(1, ELEMENTS_AT_ONCE // len(features)) if self.kind == "uniform" else 8
+        at_once = max(1, ELEMENTS_AT_ONCE // many)
+        for first in range(0, len(shape), many):
+            draws = slice(first, first + many)
+            for start in range(0, len(features), at_once):
+                rows = slice(start, start + at_once)
+                p = self.probabilities(
+                    coefficients[draws], shape[draws], features[rows], times=times
+                )
+                for column, log_p in enumerate(p[:3]):
+                    found[0, draws] += counts[rows, column] @ log_p
+                found[1, draws] += share[rows] @ p.case
+                found[2, draws] += share[rows] @ p.missed
+                found[3, draws] += share[rows] @ np.exp(p.log_untested)
+        log_likelihood, case, missed, untested = found
+        tested = 1 - untested
+        return Evaluated(log_likelihood, case, (case - missed) / tested, missed / untested)
+
+    def log_density(
+        self,
+        coefficients: Float64[Array, "draw coefficient"],
+        shape: Float64[Array, " draw"],
+        evaluated: Evaluated,
+    ) -> Float64[Array, " draw"]:
+        """Log posterior density of draws, up to the constant of the prevalence factor."""
+        return (
+            evaluated.log_likelihood
+            - self.weight * (evaluated.prevalence - self.prevalence) ** 2
+            + self.log_coefficient_prior(coefficients)
+            + self.log_shape_prior(shape)
+        )
+
+    def log_coefficient_prior(self, coefficients: Array) -> Any:  # noqa: ANN401
+        """Log of N(beta; 0, 3²), summed over the last axis."""
+        scaled = coefficients / COEFFICIENT_SCALE
+        constant = np.log(COEFFICIENT_SCALE) + 0.5 * np.log(2 * np.pi)
+        return -0.5 * (scaled**2).sum(axis=-1) - coefficients.shape[-1] * constant
+
+    def derivatives(
+        self, coefficients: Float64[Array, " coefficient"], shape: float
+    ) -> tuple[float, Float64[Array, " c"], Float64[Array, "c c"]]:
+        """Log density in the coefficients at one shape, its gradient and its Hessian."""
+        total = _Total(self, coefficients, shape)
+        for column, event in enumerate(COLUMN_EVENTS):
+            seen = self.cells.counts[:, column] > 0
+            total.add_counts(event, seen, self.cells.counts[seen, column])
+        if self.weight > 0:
+            total.add_prevalence()
+        precision = COEFFICIENT_SCALE**-2
+        value = total.value + self.log_coefficient_prior(coefficients)
+        gradient = total.gradient - precision * coefficients
+        hessian = total.hessian - precision * np.eye(self.dimension)
+        return float(value + self.log_shape_prior(np.asarray(shape))), gradient, hessian
+
+
+class _Total:
+    """A sum over cells of functions of (a, d), with derivatives in the coefficients."""
+
+    def __init__(self, model: BernoulliModel, coefficients: Array, shape: float) -> None:
+        self.model = model
+        a, d = model.linear_predictors(coefficients[None], model.cells.features)
+        self.a, self.d = a[:, 0], d[:, 0]
+        steepness, spread = model.law(shape)
+        self.law = (steepness, spread, choose_nodes(model.kind, steepness, spread))
+        self.value = 0.0
+        self.gradient = np.zeros(model.dimension)
+        self.hessian = np.zeros((model.dimension, model.dimension))
+
+    def blocks(self, rows: Array) -> Any:  # noqa: ANN401 - an iterator of positions
+        """Positions of some cells, few enough that their nodes stay in the cache."""
+        position = np.flatnonzero(rows)
+        at_once = max(1, ELEMENTS_AT_ONCE // len(self.law[2].position))
+        return (position[k : k + at_once] for k in range(0, len(position), at_once))
+
+    def chain(self, rows: Array, first: Array, second: Array) -> tuple[Array, Array]:
+        """Gradient and Hessian in the coefficients from those in (a, d)."""
+        features = self.model.cells.features[rows]
+        testing = features[:, list(self.model.free)]
+        gradient = np.concatenate([first[0] @ features, first[1] @ testing])
+        aa = features.T @ (second[0][:, None] * features)
+        ad = features.T @ (second[1][:, None] * testing)
+        dd = testing.T @ (second[2][:, None] * testing)
+        return gradient, np.block([[aa, ad], [ad.T, dd]])
+
+    def add_counts(self, event: str, seen: Array, counts: Array) -> None:
+        """Add ``counts log P(event)``."""
+        at = 0
+        for rows in self.blocks(seen):
+            n = counts[at : at + len(rows)]
+            at += len(rows)
+            value, first, second = event_derivatives(
+                event, self.a[rows], self.d[rows], *self.law
+            )
+            gradient, hessian = self.chain(rows, n * first, n * second)
+            self.value += n @ value
+            self.gradient += gradient
+            self.hessian += hessian
+
+    def add_prevalence(self) -> None:
+        """Add ``-w (mean P(Y=1) - prevalence)²``."""
+        model, share = self.model, self.model.cells.share
+        mean = 0.0
+        slope, curve = np.zeros_like(self.gradient), np.zeros_like(self.hessian)
+        for rows in self.blocks(share > 0):
+            value, first, second = event_derivatives(
+                "case", self.a[rows], self.d[rows], *self.law
+            )
+            p = share[rows] * np.exp(value)
+            products = np.stack([first[0] ** 2, first[0] * first[1], first[1] ** 2])
+            gradient, hessian = self.chain(rows, p * first, p * (second + products))
+            mean, slope, curve = mean + p.sum(), slope + gradient, curve + hessian
+        apart = mean - model.prevalence
+        self.value -= model.weight * apart**2
+        self.gradient -= 2 * model.weight * apart * slope
+        self.hessian -= 2 * model.weight * (np.outer(slope, slope) + apart * curve)
+
+
+def unobserved_mean(
+    event: str, a: Float64[Array, " row"], d: Float64[Array, " row"], *,
+    steepness: float, spread: float, kind: Kind,
+) -> Float64[Array, " row"]:  # fmt: skip
+    """E[Z | features, event]: how much of a patient's risk the features do not show."""
+    nodes = choose_nodes(kind, steepness, spread)
+    outcome_sign, tested_sign = SIGNS[event]
+    risk = a[:, None] + spread * nodes.position
+    log_joint = np.broadcast_to(nodes.log_weight, risk.shape)
+    if outcome_sign:
+        log_joint = log_joint + log_logistic(outcome_sign * risk)
+    if tested_sign:
+        log_joint = log_joint + log_logistic(tested_sign * (steepness * risk + d[:, None]))
+    p = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
+    return spread * (p @ nodes.position) / p.sum(axis=1)
