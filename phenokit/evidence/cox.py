@@ -130,22 +130,24 @@ def fit_cox(
     stratum = np.zeros(len(table), dtype=np.int64)
     if strata:
         stratum = table.groupby(list(strata), dropna=False).ngroup().to_numpy(np.int64)
-    centred = columns.values - columns.values.mean(axis=0)
-    spread = centred.std(axis=0)
-    effects, variance = _fit_by_lifelines(
-        centred / spread, times, is_event, None if entry is None else entries, stratum
+    spread = columns.values.std(axis=0)
+    standardised = (columns.values - columns.values.mean(axis=0)) / spread
+    hazards = fit_hazards(
+        standardised,
+        times,
+        is_event,
+        entry=None if entry is None else entries,
+        stratum=stratum,
     )
-    risk_sums = _EfronSums(centred / spread, times, is_event, entries, stratum, effects)
-    schoenfeld = risk_sums.schoenfeld_residuals()
-    checks = _proportional_hazards_p(schoenfeld, times[risk_sums.event_rows], variance)
-    errors = np.sqrt(np.diag(variance))
+    effects, errors = hazards.log_hazard_ratio, np.sqrt(np.diag(hazards.variance))
+    checks = hazards.proportional_hazards_p
     clusters = np.arange(len(table))
     if patient is not None:
         clusters = table.groupby(patient, dropna=False).ngroup().to_numpy()
     n_patients = len(np.unique(clusters))
     is_robust = n_patients < len(table)
     if is_robust:
-        influence = risk_sums.score_residuals() @ variance
+        influence = hazards.sums.score_residuals() @ hazards.variance
         summed = np.zeros((n_patients, n_covariates))
         np.add.at(summed, clusters, influence)
         errors = np.sqrt((summed**2).sum(axis=0))
@@ -159,9 +161,10 @@ def fit_cox(
             if p < NONPROPORTIONAL
         ),
     ]
-    scaled = n_events * schoenfeld @ variance + effects
-    residuals = pd.DataFrame(scaled / spread, columns=pd.Index(columns.names))
-    residuals.insert(0, "time", times[risk_sums.event_rows])
+    residuals = pd.DataFrame(
+        (hazards.scaled_residuals() + effects) / spread, columns=pd.Index(columns.names)
+    )
+    residuals.insert(0, "time", times[hazards.sums.event_rows])
     strength = neg_log10_p_of_z(effects / errors)
     effects, errors = effects / spread, errors / spread
     return CoxFit(
@@ -188,6 +191,57 @@ def fit_cox(
     )
 
 
+@dataclass(frozen=True)
+class Hazards:
+    """Cox's model of columns of numbers.
+
+    Attributes
+    ----------
+    log_hazard_ratio, variance
+        A unit of each column.
+    proportional_hazards_p
+        Of Grambsch and Therneau's test of each, against the rank of time.
+    sums
+        Over risk sets, from which residuals come.
+    """
+
+    log_hazard_ratio: Float64[Array, " covariate"]
+    variance: Float64[Array, "covariate covariate"]
+    proportional_hazards_p: Float64[Array, " covariate"]
+    sums: "EfronSums"
+
+    def scaled_residuals(self) -> Float64[Array, "event covariate"]:
+        """Schoenfeld residuals in the unit of the coefficients, without these."""
+        schoenfeld = self.sums.schoenfeld_residuals()
+        return len(schoenfeld) * schoenfeld @ self.variance
+
+
+def fit_hazards(
+    covariates: Float64[Array, "patient covariate"],
+    duration: Float64[Array, " patient"],
+    is_event: Bool[Array, " patient"],
+    *,
+    entry: Float64[Array, " patient"] | None = None,
+    stratum: Int64[Array, " patient"] | None = None,
+) -> Hazards:
+    """Fit columns of about unit spread, none of them constant.
+
+    Raises
+    ------
+    AnalysisRefused
+        If there is no finite hazard ratio.
+    """
+    if stratum is None:
+        stratum = np.zeros(len(duration), dtype=np.int64)
+    effects, variance = _fit_by_lifelines(covariates, duration, is_event, entry, stratum)
+    entries = np.full(len(duration), -1.0) if entry is None else entry
+    sums = EfronSums(covariates, duration, is_event, entries, stratum, effects)
+    checks = _proportional_hazards_p(
+        sums.schoenfeld_residuals(), duration[sums.event_rows], variance
+    )
+    return Hazards(effects, variance, checks, sums)
+
+
 def _fit_by_lifelines(
     covariates: Float64[Array, "patient covariate"],
     duration: Float64[Array, " patient"],
@@ -195,7 +249,7 @@ def _fit_by_lifelines(
     entry: Float64[Array, " patient"] | None,
     stratum: Int64[Array, " patient"],
 ) -> tuple[Float64[Array, " covariate"], Float64[Array, "covariate covariate"]]:
-    """Log hazard ratios and their variance, of standardised columns."""
+    """Log hazard ratios and their variance."""
     from lifelines import CoxPHFitter
     from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 
@@ -234,7 +288,7 @@ def _no_end() -> AnalysisRefused:
     )
 
 
-class _EfronSums:
+class EfronSums:
     """Sums over risk sets at the estimate, with Efron's share of the tied events.
 
     Rows are those of events, by stratum and time; the l-th of d tied events is compared

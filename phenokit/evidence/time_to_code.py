@@ -6,7 +6,6 @@ who had the code by the day of the recording are left out, and one without it is
 the end of his follow-up. Days are whole, so ties are common.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
@@ -14,6 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
+from phenokit.errors import AnalysisRefused
+from phenokit.evidence.cox import fit_hazards
 from phenokit.evidence.multiplicity import neg_log10_p_of_z
 
 FEWEST_EVENTS = 5
@@ -217,27 +218,18 @@ def _fit_cox(
     is_event: Bool[np.ndarray, " patient"],
 ) -> tuple[float, float, float] | None:
     """Log hazard ratio, standard error and proportional-hazards p; None if not finite."""
-    from lifelines import CoxPHFitter
-    from lifelines.exceptions import ConvergenceError, ConvergenceWarning
-    from lifelines.statistics import proportional_hazard_test
-
     scaled = (covariates - covariates.mean(axis=0)) / covariates.std(axis=0)
-    names = [f"covariate {k}" for k in range(scaled.shape[1])]
-    table = pd.DataFrame(scaled, columns=pd.Index(names))
-    table = table.assign(exposure=exposure, days=days, event=is_event)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            model = CoxPHFitter().fit(table, duration_col="days", event_col="event")
-            schoenfeld = proportional_hazard_test(model, table, time_transform="rank")
-        except (ConvergenceError, np.linalg.LinAlgError):
-            return None
-    effect = float(model.params_["exposure"])
-    error = float(model.standard_errors_["exposure"])
-    diverged = any(issubclass(w.category, ConvergenceWarning) for w in caught)
-    if diverged or not np.isfinite([effect, error]).all() or error == 0:
+    columns = np.column_stack([exposure - exposure.mean(), scaled])
+    try:
+        hazards = fit_hazards(columns, days, is_event)
+    except AnalysisRefused:
         return None
-    return effect, error, float(schoenfeld.summary.loc["exposure", "p"])
+    error = float(np.sqrt(hazards.variance[0, 0]))
+    return (
+        float(hazards.log_hazard_ratio[0]),
+        error,
+        float(hazards.proportional_hazards_p[0]),
+    )
 
 
 def _log_rank_p(
