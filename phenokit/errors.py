@@ -55,7 +55,19 @@ class OutputBusy(PhenoKitError):
 
 
 class AnalysisRefused(PhenoKitError):
-    """An analysis that its own gate stopped; the message says what would be needed."""
+    """An analysis that its own gate stopped; the message says what would be needed.
+
+    Attributes
+    ----------
+    code
+        One of `CODES`; empty where several hold.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        if code and code not in CODES:
+            raise ValueError(f"{code} is not an outcome code")
+        super().__init__(message)
+        self.code = code
 
 
 CODES: dict[str, str] = {
@@ -90,8 +102,10 @@ CODES: dict[str, str] = {
     "E_DATE": "A date cannot be told without its format.",
     "E_TIMEZONE": "A time has no zone.",
     "E_RANGE": "A value is outside its possible range.",
-    "E_PREVALENCE": "The prevalence is not strictly between 0 and 1.",
+    "E_PREVALENCE": "The prevalence is not strictly between 0 and 1, or the data exclude it.",
     "E_NONFINITE": "A value is not finite.",
+    "E_FIT": "The fit is not reliable; no results are shown.",
+    "E_SELECTION": "Testing does not rise with risk; the model's core assumption fails.",
     # rejected, run
     "E_WORKER": "The worker process died on this record.",
     "E_TIMEOUT": "The record took longer than the limit.",
@@ -117,6 +131,15 @@ CODES: dict[str, str] = {
     "W_POLARITY": "The signal was inverted by its header; the sign was applied.",
     "W_THRESHOLD": "A probability lies on its threshold.",
     "W_COLLINEAR": "A covariate repeats others and was dropped.",
+    # risk of the tested and the untested
+    "W_PREVALENCE_CONFLICT": "The stated prevalence disagrees with the data.",
+    "W_MISFIT": "Tests and outcomes of a group are not those of the model.",
+    "W_EXPERTISE": "The conclusion depends on a feature not affecting testing beyond risk.",
+    "W_WEAK": "The data barely inform how much unseen risk drives testing.",
+    "W_RESCALED": "A feature was standardised for the fit; results are in its own unit.",
+    "N_NO_UNTESTED": "Everybody was tested; nothing is to be inferred.",
+    "N_SINGLE_CLASS": "The tested all have the same outcome, or nobody was tested.",
+    "N_FEW_EVENTS": "Too few confirmed cases for the features.",
     "W_NONPROPORTIONAL": "The hazard ratio of a covariate changes over time.",
     # associations
     "N_SEX": "Not tested: the phecode is restricted to a sex that is not in the cohort.",

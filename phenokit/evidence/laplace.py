@@ -30,6 +30,11 @@ LARGEST_STEP = 5.0
 MOST_WIDENED = 40
 """Points that may be added beyond an end of the grid that still holds mass."""
 END_MASS = 0.01
+MOST_REFINED = 5
+COARSE = 0.25
+"""Share of the mass in two neighbouring points above which a point is put between them."""
+NEAR_BOUND = 0.002
+"""Mass of the lowest point above which the lower bound becomes a point too."""
 NEGLIGIBLE = 14.0
 """Log of the mass of a point, below the highest, at which a sweep ends."""
 DEGREES = 30.0
@@ -144,7 +149,27 @@ def fit_nested_laplace(
             if at_end and _collect(found).mass[-1 if direction > 0 else 0] > END_MASS:
                 waiting.append(shape + step)
                 n_added += 1
+    for _ in range(MOST_REFINED):
+        fit = _collect(found)
+        finer = _between(fit, posterior.shape_bounds[0])
+        for shape, guess in finer:
+            found[shape] = _mode(posterior, guess, shape)
+        if not finer:
+            break
     return _collect(found)
+
+
+def _between(fit: NestedLaplace, lower: float) -> list[tuple[float, Array]]:
+    """Points that a grid lacks where it holds much of the mass, with guesses of modes."""
+    shape, modes, mass = fit.shape, fit.modes, fit.mass
+    found = [
+        (float(shape[k] + shape[k + 1]) / 2, (modes[k] + modes[k + 1]) / 2)
+        for k in np.flatnonzero(mass[:-1] + mass[1:] > COARSE)
+    ]
+    if mass[0] > NEAR_BOUND and shape[0] > lower:
+        slope = (modes[1] - modes[0]) / (shape[1] - shape[0])
+        found.append((lower, modes[0] - slope * (shape[0] - lower)))
+    return found
 
 
 def _past(trail: list[tuple[float, Array, Array]]) -> bool:

@@ -56,6 +56,8 @@ SHAPE_SCALE = 3.0
 """Scale of the half-normal prior of sigma and alpha."""
 LARGEST_LOGIT = 340.0
 """Where logits stop: the product of two such probabilities is still a float64."""
+SMALLEST_SPREAD = 1e-9
+"""Stands for sigma = 0, where the closed form is 0/0."""
 SERIES_BELOW = 1e-5
 """|d| below which P(Y=1,T=0) and P(Y=0,T=1) are taken from their series in d."""
 LARGEST_TESTING_TERM = 12.0
@@ -497,7 +499,7 @@ class BernoulliModel:
             steepness, spread = (np.asarray(each)[..., None] for each in self.law(shape))
             return by_quadrature(a, d, steepness, spread, nodes)
         with np.errstate(all="ignore"):  # what overflows is replaced below
-            found = closed_form(a, d, shape)
+            found = closed_form(a, d, np.maximum(shape, SMALLEST_SPREAD))
         lost = ~holds(a, d)
         if lost.any():
             row, draw = np.nonzero(lost)
