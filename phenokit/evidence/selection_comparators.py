@@ -20,16 +20,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 from scipy import special
 
-from phenokit.errors import AnalysisRefused, BadInput
+from phenokit.evidence.risk_table import check_table
 
 Z_95 = 1.959963984540054
 """Quantile of the normal distribution that leaves 2.5 % above."""
 SMALLEST_PROBABILITY = 0.01
 """Of being tested; smaller ones are taken for this, so that no weight exceeds 100."""
-ROWS_NAMED = 10
 MAX_STEPS = 100
 CONVERGED = 1e-20
 """Newton decrement a row before the last step of a fit."""
@@ -104,36 +103,26 @@ class _NotConverged(Exception):
 
 
 def fit_comparators(
-    features: Float[Array, "patient feature"],
-    tested: Bool[Array, " patient"],
-    outcome: Float[Array, " patient"],
+    X: pd.DataFrame | Array,
+    tested: Sequence[object] | Array | pd.Series,
+    outcome: Sequence[object] | Array | pd.Series,
     *,
-    names: Sequence[str],
     continuous: bool = False,
 ) -> Comparators:
     """Fit the simpler methods and put them side by side.
 
     Parameters
     ----------
-    features
-        Without intercept; none missing.
-    tested
-        Whose outcome is known.
-    outcome
-        NaN exactly where not tested; 0 or 1, unless `continuous`.
-    names
-        Of the features.
+    X, tested, outcome
+        As in `SelectiveLabelsModel.fit`: features without intercept; 0 or 1; missing
+        exactly where not tested.
     continuous
-        The outcome is a number, such as a measurement.
+        The outcome is a number, such as a measurement, and not 0 or 1.
 
     Raises
     ------
     BadInput
-        ``E_NONFINITE`` or ``E_RANGE``, naming column and rows from 1: a feature or the
-        outcome of a tested patient is missing, an untested patient has an outcome, a column
-        is constant or repeats others.
-    AnalysisRefused
-        Nobody or everybody was tested, or the outcomes of the tested are all equal.
+        As `check_table`.
 
     Notes
     -----
@@ -142,21 +131,24 @@ def fit_comparators(
     Davidian 2004, doi:10.1002/sim.1903). Those of heckman_two_step are of both steps at
     once (Newey 1984, doi:10.1016/0165-1765(84)90083-1), also under unequal variances.
     """
-    check_selection(features, tested, outcome, names=names, continuous=continuous)
-    design = np.column_stack([np.ones(len(features)), features]).astype(np.float64)
+    table = check_table(
+        X, tested, outcome, continuous=continuous, rescale=False, minimum_events=0
+    )
+    who, names = table.tested, table.names[1:]
+    design = np.column_stack([np.ones(len(who)), table.features])
     # Only the intercept and the units of the columns are undone at the end.
     centre, spread = design.mean(axis=0), design.std(axis=0)
     centre[0], spread[0] = 0.0, 1.0
     scaled = (design - centre) / spread
-    seen = np.where(tested, outcome, 0.0).astype(np.float64)
+    seen = np.where(who, table.outcome, 0.0)
     notes: list[str] = []
     methods: dict[str, Callable[[], _Fit]] = {
-        "tested_only": lambda: _regression(scaled, seen, tested * 1.0, continuous),
+        "tested_only": lambda: _regression(scaled, seen, who * 1.0, continuous),
         "untested_as_negative": lambda: _regression(
             scaled, seen, np.ones(len(seen)), continuous
         ),
-        "ipw": lambda: _weighted(scaled, tested, seen, continuous, notes),
-        "heckman_two_step": lambda: _heckman(scaled, tested, seen, notes),
+        "ipw": lambda: _weighted(scaled, who, seen, continuous, notes),
+        "heckman_two_step": lambda: _heckman(scaled, who, seen, notes),
     }
     del methods["untested_as_negative" if continuous else "heckman_two_step"]
     quantities = ["intercept", *names]
@@ -171,83 +163,17 @@ def fit_comparators(
             continue
         risk[method] = fit.predicted
         rows = [*_coefficient_rows(fit, quantities, centre, spread)]
-        rows += _mean_rows(fit, tested, seen, continuous)
+        rows += _mean_rows(fit, who, seen, continuous)
         tables.append(pd.DataFrame(rows).assign(method=method, n=fit.n, code="OK"))
     columns = ["method", "quantity", "estimate", "standard_error"]
     columns += ["conf_int_1", "conf_int_2", "n", "code"]
     return Comparators(
         table=pd.concat(tables, ignore_index=True).reindex(columns=columns),
         risk=pd.DataFrame(risk),
-        n_tested=int(tested.sum()),
-        n_untested=int((~tested).sum()),
+        n_tested=int(who.sum()),
+        n_untested=int((~who).sum()),
         notes=tuple(notes),
     )
-
-
-def check_selection(
-    features: Float[Array, "patient feature"],
-    tested: Bool[Array, " patient"],
-    outcome: Float[Array, " patient"],
-    *,
-    names: Sequence[str],
-    continuous: bool = False,
-) -> None:
-    """Refuse what no method can use; see `fit_comparators`."""
-    if len(names) != features.shape[1]:
-        raise ValueError(f"{len(names)} names for {features.shape[1]} features")
-    for name, column in zip(names, features.T, strict=True):
-        _refuse("E_NONFINITE", f"feature {name} is missing", ~np.isfinite(column), name)
-    _refuse("E_NONFINITE", "the outcome of a tested patient is missing",
-            tested & ~np.isfinite(outcome), "outcome")  # fmt: skip
-    _refuse("E_RANGE", "a patient who was not tested has an outcome",
-            ~tested & ~np.isnan(outcome), "outcome")  # fmt: skip
-    if not continuous:
-        is_wrong = tested & ~np.isin(outcome, (0, 1))
-        _refuse("E_RANGE", "the outcome is not 0 or 1", is_wrong, "outcome")
-    if tested.all() or not tested.any():
-        who = "Everybody" if tested.all() else "Nobody"
-        raise AnalysisRefused(
-            f"{who} was tested; a comparison needs tested and untested patients."
-        )
-    if len(np.unique(outcome[tested])) < 2:
-        raise AnalysisRefused("The outcomes of the tested are all equal.")
-    _refuse_collinear(features.astype(np.float64), names)
-
-
-def _refuse(code: str, what: str, is_bad: Bool[Array, " patient"], column: str) -> None:
-    rows = np.flatnonzero(is_bad)
-    if not len(rows):
-        return
-    named = ", ".join(str(row + 1) for row in rows[:ROWS_NAMED])
-    if len(rows) > ROWS_NAMED:
-        named += f" and {len(rows) - ROWS_NAMED:,} more"
-    raise BadInput(
-        code,
-        f"{what[0].upper()}{what[1:]} in {len(rows):,} of {len(is_bad):,} rows "
-        f"(row {named}).",
-        where=f"column {column}, row {named}",
-    )
-
-
-def _refuse_collinear(
-    features: Float64[Array, "patient feature"], names: Sequence[str]
-) -> None:
-    centred = features - features.mean(axis=0)
-    spread = centred.std(axis=0)
-    for name, one, column in zip(names, spread, features.T, strict=True):
-        if one <= 1e-12 * np.abs(column).max(initial=0) or one == 0:
-            raise BadInput(
-                "E_RANGE", f"Feature {name} does not vary.", where=f"column {name}"
-            )
-    left = np.abs(np.diag(np.linalg.qr(centred / spread, mode="r")))
-    repeats = np.flatnonzero(left < 1e-7 * np.sqrt(len(features)))
-    if len(repeats) or len(left) < len(names):
-        name = names[repeats[0]] if len(repeats) else names[len(left)]
-        raise BadInput(
-            "E_RANGE",
-            f"Feature {name} repeats the ones before it; leave it out.",
-            where=f"column {name}",
-        )
 
 
 # --- the methods --------------------------------------------------------------------------

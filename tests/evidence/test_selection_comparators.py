@@ -1,10 +1,11 @@
 """The simpler methods beside the selective-labels model: right numbers, known failures."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit, ndtr
 
-from phenokit.errors import AnalysisRefused, BadInput
+from phenokit.errors import BadInput
 from phenokit.evidence.selection_comparators import fit_comparators
 
 NAMES = ["age", "flag"]
@@ -28,7 +29,9 @@ def number(rng, n, *, rho=0.7):
 
 def fitted(x, tested, outcome, **options):
     seen = np.where(tested, outcome, np.nan)
-    return fit_comparators(x, tested, seen, names=NAMES, **options)
+    return fit_comparators(
+        pd.DataFrame(x, columns=pd.Index(NAMES)), tested, seen, **options
+    )
 
 
 def rows(found, method):
@@ -81,17 +84,17 @@ def test_risks_of_the_tested_and_untested_are_means_of_statsmodels_predictions()
 
 
 def test_without_unseen_risk_tested_only_and_ipw_hold_the_truth_as_often_as_they_say():
-    # 150 tables: fewer than 133 hits have a chance of .1 % at 95 %.
+    # 100 tables: fewer than 87 hits have a chance of .05 % at 95 %.
     rng = np.random.default_rng(3)
     hits = {"tested_only": 0, "ipw": 0}
-    for _ in range(150):
+    for _ in range(100):
         x, tested, outcome = binary(rng, 800, width=1e-9)
         found = fitted(x, tested, outcome)
         truth = expit(-2 + 0.06 * (x[:, 0] - 60) + 0.7 * x[:, 1])[~tested].mean()
         for method in hits:
             row = rows(found, method).loc["risk_untested"]
             hits[method] += row["conf_int_1"] < truth < row["conf_int_2"]
-    assert min(hits.values()) >= 133
+    assert min(hits.values()) >= 87
 
 
 def test_unseen_risk_makes_every_method_miss_the_untested_while_ranks_hardly_change():
@@ -105,6 +108,18 @@ def test_unseen_risk_makes_every_method_miss_the_untested_while_ranks_hardly_cha
     assert rows(found, "untested_as_negative")["conf_int_2"]["risk_untested"] < truth
     auc = [roc_auc_score(outcome, found.risk[method]) for method in found.risk]
     assert max(auc) - min(auc) < 0.01
+
+
+@pytest.mark.parametrize(("name", "truth"), [("rare", 0.02088), ("published", 0.16542)])
+def test_each_method_misses_the_untested_of_the_reference_tables(
+    risk_reference, name, truth
+):
+    # Realised among the untested, who are known there; the model's own interval holds it.
+    data = risk_reference.read(getattr(risk_reference, name))
+    found = fit_comparators(data.X, data.tested, data.outcome)
+    untested = found.table[found.table["quantity"] == "risk_untested"].set_index("method")
+    assert (untested["conf_int_1"][["tested_only", "ipw"]] > truth).all()
+    assert untested["conf_int_2"]["untested_as_negative"] < truth
 
 
 def test_only_untested_as_negative_is_seen_to_be_miscalibrated_among_the_tested():
@@ -123,13 +138,13 @@ def test_the_error_of_the_excess_is_that_of_repeated_tables():
     rng = np.random.default_rng(6)
     x, _, _ = binary(rng, 400)
     found = []
-    for _ in range(200):
+    for _ in range(100):
         risk = -2 + 0.06 * (x[:, 0] - 60) + 0.7 * x[:, 1] + rng.uniform(0, 2, 400)
         tested, outcome = rng.random(400) < 0.5, (rng.random(400) < expit(risk)) * 1.0
         row = rows(fitted(x, tested, outcome), "untested_as_negative")
         found.append(row.loc["excess_among_tested"][["estimate", "standard_error"]])
     estimates, errors = np.array(found, float).T
-    assert errors.mean() == pytest.approx(estimates.std(), rel=0.15)
+    assert errors.mean() == pytest.approx(estimates.std(), rel=0.25)
 
 
 def test_heckman_is_a_probit_and_then_least_squares_with_mills_ratio():
@@ -177,10 +192,10 @@ def test_heckman_errors_of_both_steps_agree_with_heckmans_formula_in_a_large_tab
 
 
 def test_heckman_holds_the_untested_mean_as_often_as_it_says_and_others_do_not():
-    # 200 tables: fewer than 179 hits have a chance of .1 % at 95 %.
+    # 120 tables: fewer than 105 hits have a chance of .04 % at 95 %.
     rng = np.random.default_rng(9)
     hits = {"heckman_two_step": 0, "tested_only": 0, "ipw": 0}
-    for _ in range(200):
+    for _ in range(120):
         x, tested, outcome = number(rng, 1500)
         found = fitted(x, tested, outcome, continuous=True)
         index = 0.2 + 0.12 * (x[:, 0] - 60) - 0.5 * x[:, 1]
@@ -190,8 +205,8 @@ def test_heckman_holds_the_untested_mean_as_often_as_it_says_and_others_do_not()
         for method in hits:
             row = rows(found, method).loc["risk_untested"]
             hits[method] += row["conf_int_1"] < truth < row["conf_int_2"]
-    assert hits["heckman_two_step"] >= 179
-    assert max(hits["tested_only"], hits["ipw"]) < 20
+    assert hits["heckman_two_step"] >= 105
+    assert max(hits["tested_only"], hits["ipw"]) < 12
 
 
 def test_units_of_the_features_change_coefficients_and_nothing_else():
@@ -227,44 +242,23 @@ def test_separated_outcomes_leave_a_code_and_the_other_methods():
     assert any("tested_only: the outcomes are separated" in note for note in found.notes)
 
 
-def broken(what):
-    x, tested, outcome = binary(np.random.default_rng(14), 50)
-    seen = np.where(tested, outcome, np.nan)
-    first = int(np.flatnonzero(tested)[0])
-    if what == "feature":
-        x[3, 0] = np.inf
-    elif what == "outcome of an untested":
-        seen[~tested] = 0
-    elif what == "outcome of a tested":
-        seen[first] = np.nan
-    elif what == "outcome 2":
-        seen[first] = 2
-    elif what == "constant":
-        x[:, 1] = 4.2
-    elif what == "collinear":
-        x[:, 1] = 3 - 0.1 * x[:, 0]
-    elif what == "everybody":
-        return x, np.ones(50, bool), outcome
-    elif what == "one class":
-        seen[tested] = 1.0
-    return x, tested, seen
-
-
 @pytest.mark.parametrize(
-    ("what", "kind", "words"),
+    ("change", "code", "words"),
     [
-        ("feature", "E_NONFINITE", r"Feature age is missing in 1 of 50 rows \(row 4\)"),
-        ("outcome of an untested", "E_RANGE", "who was not tested has an outcome in"),
-        ("outcome of a tested", "E_NONFINITE", "outcome of a tested patient is missing"),
-        ("outcome 2", "E_RANGE", "outcome is not 0 or 1 in 1 of 50"),
-        ("constant", "E_RANGE", "Feature flag does not vary"),
-        ("collinear", "E_RANGE", "Feature flag repeats the ones before it"),
-        ("everybody", None, "Everybody was tested"),
-        ("one class", None, "outcomes of the tested are all equal"),
+        (lambda x, t, y: (x, t, np.nan_to_num(y)), "E_RANGE", "untested patient has an"),
+        (lambda x, t, y: (x, t | True, np.nan_to_num(y)), "N_NO_UNTESTED", "Every row"),
+        (lambda x, t, y: (x, t, np.where(t, 1.0, y)), "N_SINGLE_CLASS", "one class"),
+        (lambda x, t, y: (x * [1, 0], t, y), "N_CONSTANT", "flag does not vary"),
+        (
+            lambda x, t, y: (x[:, [0, 0]] * [1, 3], t, y),
+            "W_COLLINEAR",
+            "flag is determined",
+        ),
     ],
 )
-def test_tables_that_no_method_can_use_are_refused_by_name(what, kind, words):
-    x, tested, seen = broken(what)
-    with pytest.raises(BadInput if kind else AnalysisRefused, match=words) as caught:
-        fit_comparators(x, tested, seen, names=NAMES)
-    assert getattr(caught.value, "code", None) == kind
+def test_tables_that_no_method_can_use_are_refused_by_name(change, code, words):
+    x, tested, outcome = binary(np.random.default_rng(14), 50)
+    x, tested, seen = change(x, tested, np.where(tested, outcome, np.nan))
+    with pytest.raises(BadInput, match=words) as caught:
+        fit_comparators(pd.DataFrame(x, columns=pd.Index(NAMES)), tested, seen)
+    assert caught.value.code == code
