@@ -95,8 +95,8 @@ def fit_cox(
         or a covariate that is also another of them; ``E_RANGE`` for an event that is not 0
         or 1.
     AnalysisRefused
-        With fewer than 10 events a covariate, or where the events lie on one side of a
-        covariate so that its hazard ratio has no end.
+        ``N_FEW_CASES`` with fewer than 10 events a covariate, ``N_NOT_CONVERGED`` where the
+        events lie on one side of a covariate so that its hazard ratio has no end.
 
     References
     ----------
@@ -125,7 +125,8 @@ def fit_cox(
     if n_events < EVENTS_A_COVARIATE * n_covariates:
         raise AnalysisRefused(
             f"Too few events ({n_events}) for {n_covariates} covariates: Cox's model needs "
-            f"{EVENTS_A_COVARIATE} each. Take fewer covariates, or longer follow-up."
+            f"{EVENTS_A_COVARIATE} each. Take fewer covariates, or longer follow-up.",
+            code="N_FEW_CASES",
         )
     stratum = np.zeros(len(table), dtype=np.int64)
     if strata:
@@ -284,7 +285,8 @@ def _fit_by_lifelines(
 def _no_end() -> AnalysisRefused:
     return AnalysisRefused(
         "No finite hazard ratio: the events lie on one side of a covariate. Leave it out, "
-        "or join levels."
+        "or join levels.",
+        code="N_NOT_CONVERGED",
     )
 
 

@@ -305,7 +305,8 @@ def _minimise(
         found, value = found + change, there
     raise AnalysisRefused(
         "A step is separated by the features: its weights have no end. Leave the feature "
-        "out, or join stages."
+        "out, or join stages.",
+        code="N_NOT_CONVERGED",
     )
 
 

@@ -174,11 +174,13 @@ def test_cox_names_levels_and_is_a_unit_of_the_column():
 def test_cox_is_refused_with_few_events_or_separated_ones():
     data = followed(np.random.default_rng(17), 80)
     few = data.assign(event=(np.arange(len(data)) < 19).astype(int))
-    with pytest.raises(AnalysisRefused, match=r"Too few events \(19\) for 2 covariates"):
+    with pytest.raises(AnalysisRefused, match=r"events \(19\) for 2 covariates") as caught:
         fit_cox(few, ["x", "group"], duration="days", event="event")
+    assert caught.value.code == "N_FEW_CASES"
     separated = data.assign(flag=data["event"])
-    with pytest.raises(AnalysisRefused, match="one side of a covariate"):
+    with pytest.raises(AnalysisRefused, match="one side of a covariate") as caught:
         fit_cox(separated, ["flag"], duration="days", event="event")
+    assert caught.value.code == "N_NOT_CONVERGED"
 
 
 def test_columns_that_cannot_be_are_refused_by_name():
