@@ -109,10 +109,11 @@ def sample(
     program = _program_of(model, fit)
     settings = (n_chains, n_warmup, n_draws, round(target_acceptance, 6))
     sampler = _sampler(program.density, program.static, *settings)
+    starts = program.starts(n_chains, np.random.default_rng(seed))
     sampler.run(
         jax.random.PRNGKey(seed),
         program.data,
-        init_params={"theta": program.starts(n_chains, np.random.default_rng(seed))},
+        init_params={"theta": starts if n_chains > 1 else starts[0]},
         extra_fields=("diverging", "num_steps"),
     )
     theta = np.asarray(sampler.get_samples(group_by_chain=True)["theta"])

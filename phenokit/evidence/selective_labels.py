@@ -54,8 +54,9 @@ COEFFICIENT_SCALE = 3.0
 """Prior standard deviation of every coefficient."""
 SHAPE_SCALE = 3.0
 """Scale of the half-normal prior of sigma and alpha."""
-LARGEST_LOGIT = 340.0
-"""Where logits stop: the product of two such probabilities is still a float64."""
+LARGEST_LEVEL, LARGEST_MOVE = 200.0, 140.0
+"""Where the parts of a logit stop that come from the features and from Z."""
+LARGEST_LOGIT = LARGEST_LEVEL + LARGEST_MOVE
 SMALLEST_SPREAD = 1e-9
 """Stands for sigma = 0, where the closed form is 0/0."""
 SERIES_BELOW = 1e-5
@@ -292,14 +293,20 @@ def by_quadrature(
 ) -> Probabilities:
     """Probabilities for any law of Z.
 
-    Every finite argument gives a finite value; logits stop at ±340, where the product of
-    two probabilities is still a number.
+    Every finite argument gives a finite value: logits stop at ±340, where the product of
+    two probabilities is still a float64.
     """
-    position, log_weight = nodes
-    weight = np.exp(log_weight)
-    risk = xp.clip(a[..., None] + spread * position, -LARGEST_LOGIT, LARGEST_LOGIT)
-    testing = xp.clip(steepness * risk + d[..., None], -LARGEST_LOGIT, LARGEST_LOGIT)
-    odds_against, odds_against_test = xp.exp(-risk), xp.exp(-testing)
+    weight = np.exp(nodes.log_weight)
+
+    def odds_against_at(level: Any, steep: Any) -> Any:  # noqa: ANN401
+        """exp(-(level + steep · spread · node)), as a product: far fewer exponentials."""
+        level = xp.clip(level, -LARGEST_LEVEL, LARGEST_LEVEL)
+        move = xp.asarray(steep * spread)[..., None] * nodes.position
+        move = xp.clip(move, -LARGEST_MOVE, LARGEST_MOVE)
+        return xp.exp(-level)[..., None] * xp.exp(-move)
+
+    odds_against = odds_against_at(a, 1.0)
+    odds_against_test = odds_against_at(steepness * a + d, steepness)
     case, tested = 1 / (1 + odds_against), 1 / (1 + odds_against_test)
     untested = odds_against_test * tested
     return Probabilities(
@@ -496,8 +503,7 @@ class BernoulliModel:
         if self.kind != "uniform" or times > 1:
             steepness, spread = self.law(float(np.abs(shape).max()))
             nodes = choose_nodes(self.kind, steepness, spread, times=times)
-            steepness, spread = (np.asarray(each)[..., None] for each in self.law(shape))
-            return by_quadrature(a, d, steepness, spread, nodes)
+            return by_quadrature(a, d, *self.law(shape), nodes)
         with np.errstate(all="ignore"):  # what overflows is replaced below
             found = closed_form(a, d, np.maximum(shape, SMALLEST_SPREAD))
         lost = ~holds(a, d)
@@ -505,7 +511,6 @@ class BernoulliModel:
             row, draw = np.nonzero(lost)
             spread = shape[draw]
             nodes = choose_nodes("uniform", 1.0, float(spread.max()))
-            spread = spread[:, None]
             better = by_quadrature(a[row, draw], d[row, draw], 1.0, spread, nodes)
             for values, exact in zip(found, better, strict=True):
                 values[row, draw] = exact
