@@ -283,6 +283,17 @@ def holds(a: Any, d: Any) -> Any:  # noqa: ANN401 - numpy or JAX
     return kept & (abs(d) <= LARGEST_TESTING_TERM) & (abs(a) <= LARGEST_RISK_TERM)
 
 
+def _odds_against(level: Any, spread: Any, nodes: Nodes, xp: ModuleType) -> Any:  # noqa: ANN401
+    """exp(-(level + spread · node)) on a last axis of nodes.
+
+    As a product, which needs an exponential a level and one a node, not one for each pair.
+    """
+    level = xp.clip(level, -LARGEST_LEVEL, LARGEST_LEVEL)
+    move = xp.asarray(spread)[..., None] * nodes.position
+    move = xp.clip(move, -LARGEST_MOVE, LARGEST_MOVE)
+    return xp.exp(-level)[..., None] * xp.exp(-move)
+
+
 def by_quadrature(
     a: Any,  # noqa: ANN401 - numpy or JAX
     d: Any,  # noqa: ANN401
@@ -297,16 +308,8 @@ def by_quadrature(
     two probabilities is still a float64.
     """
     weight = np.exp(nodes.log_weight)
-
-    def odds_against_at(level: Any, steep: Any) -> Any:  # noqa: ANN401
-        """exp(-(level + steep · spread · node)), as a product: far fewer exponentials."""
-        level = xp.clip(level, -LARGEST_LEVEL, LARGEST_LEVEL)
-        move = xp.asarray(steep * spread)[..., None] * nodes.position
-        move = xp.clip(move, -LARGEST_MOVE, LARGEST_MOVE)
-        return xp.exp(-level)[..., None] * xp.exp(-move)
-
-    odds_against = odds_against_at(a, 1.0)
-    odds_against_test = odds_against_at(steepness * a + d, steepness)
+    odds_against = _odds_against(a, spread, nodes, xp)
+    odds_against_test = _odds_against(steepness * a + d, steepness * spread, nodes, xp)
     case, tested = 1 / (1 + odds_against), 1 / (1 + odds_against_test)
     untested = odds_against_test * tested
     return Probabilities(
@@ -340,34 +343,34 @@ def event_derivatives(
         Values ``(cell,)``, first ``(2, cell)`` and second ``(3, cell)``: aa, ad, dd.
     """
     outcome_sign, tested_sign = SIGNS[event]
-    risk = a[:, None] + spread * nodes.position
-    testing = steepness * risk + d[:, None]
-    log_joint = np.broadcast_to(nodes.log_weight, risk.shape)
-    zero = np.zeros((1, 1))
-    slope_r = curve_r = slope_u = curve_u = zero
+    p = np.exp(nodes.log_weight)[None, :]
+    slope_r = curve_r = slope_u = curve_u = np.zeros((1, 1))
     if outcome_sign:
-        part = log_logistic(outcome_sign * risk)
-        log_joint = log_joint + part
-        curve_r = np.exp(part)
-        slope_r = outcome_sign * (1 - curve_r)
-        curve_r = -curve_r * (1 - curve_r)
+        chance, slope_r, curve_r = _given_z(a, spread, outcome_sign, nodes)
+        p = p * chance
     if tested_sign:
-        part = log_logistic(tested_sign * testing)
-        log_joint = log_joint + part
-        curve_u = np.exp(part)
-        slope_u = tested_sign * (1 - curve_u)
-        curve_u = -curve_u * (1 - curve_u)
-    largest = log_joint.max(axis=1, keepdims=True)
-    p = np.exp(log_joint - largest)
+        level = steepness * a + d
+        chance, slope_u, curve_u = _given_z(level, steepness * spread, tested_sign, nodes)
+        p = p * chance
     total = p.sum(axis=1, keepdims=True)
-    p /= total
+    p = p / total
     slope_a = slope_r + steepness * slope_u
     mean_a, mean_d = (p * slope_a).sum(axis=1), (p * slope_u).sum(axis=1)
     aa = (p * (curve_r + steepness**2 * curve_u + slope_a**2)).sum(axis=1) - mean_a**2
     ad = (p * (steepness * curve_u + slope_a * slope_u)).sum(axis=1) - mean_a * mean_d
     dd = (p * (curve_u + slope_u**2)).sum(axis=1) - mean_d**2
-    value = (largest + np.log(total))[:, 0]
-    return value, np.stack([mean_a, mean_d]), np.stack([aa, ad, dd])
+    return np.log(total[:, 0]), np.stack([mean_a, mean_d]), np.stack([aa, ad, dd])
+
+
+def _given_z(
+    level: Array, spread: float, sign: int, nodes: Nodes
+) -> tuple[Array, Array, Array]:
+    """Chance of one sign at each node, and the slope and curvature of its logarithm."""
+    against = _odds_against(level, spread, nodes, np)
+    yes = 1 / (1 + against)
+    no = against * yes
+    chance, other = (yes, no) if sign > 0 else (no, yes)
+    return chance, sign * other, -yes * no
 
 
 # --- the posterior --------------------------------------------------------------------
