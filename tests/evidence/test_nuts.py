@@ -83,6 +83,7 @@ def test_a_short_run_agrees_with_the_nested_laplace_fit(rare):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "variant"),
     [("rare", "both"), ("rare", "exper"), ("published", "both"), ("published", "none")],
@@ -102,6 +103,7 @@ def test_posteriors_are_those_of_the_reference(name, variant, risk_reference):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["normal", "normal_alpha", "heckman"])
 def test_other_members_of_the_family_agree_with_nested_laplace(kind, rare):
     model = replace(rare[0], kind=kind, weight=125_000.0)
