@@ -451,7 +451,10 @@ class BernoulliModel:
 
     def grid(self) -> Float64[Array, " point"]:
         """Points of the shape at which a nested Laplace fit starts."""
-        return np.arange(-8.0, 8.1, 0.4) if self.signed else np.arange(0.05, 8.2, 0.15)
+        if self.signed:
+            return np.arange(-8.0, 8.1, 0.4)
+        # Down to 0 in effect: where the data allow no unseen risk, the mass lies there.
+        return np.r_[1e-3, np.arange(0.05, 8.2, 0.15)]
 
     def starting_point(self) -> tuple[int, Float64[Array, " coefficient"]]:
         """A grid point, and coefficients near the mode there.

@@ -6,6 +6,7 @@ import pytest
 from scipy.special import expit
 
 from phenokit.errors import AnalysisRefused, BadInput
+from phenokit.evidence.risk import SelectiveLabelsModel
 from phenokit.evidence.viable_range import (
     Setting,
     SettingFit,
@@ -146,3 +147,19 @@ def test_a_prevalence_that_the_tested_contradict_is_one_failed_setting():
     assert found.n_kept == 1
     with pytest.raises((AnalysisRefused, BadInput)):
         fit_viable_range(pair[1:], fit, threshold=0.2)
+
+
+@pytest.mark.parametrize("excess", [0.01, 0.03])
+def test_a_prevalence_that_leaves_no_room_for_unseen_risk_is_fitted(excess):
+    # The mass of sigma lies at 0 then: a grid that ends at 0.05 misses it.
+    features, tested, outcome, prevalence = table(np.random.default_rng(1))
+    model = SelectiveLabelsModel("uniform", checks=False).fit(
+        features,
+        tested,
+        outcome,
+        prevalence=prevalence + excess,
+        prevalence_sd=0.005,
+        testing_features=["age"],
+        seed=1,
+    )
+    assert model.diagnostics_.k_hat < 0.5
