@@ -102,7 +102,7 @@ CODES: dict[str, str] = {
     "E_DATE": "A date cannot be told without its format.",
     "E_TIMEZONE": "A time has no zone.",
     "E_RANGE": "A value is outside its possible range.",
-    "E_PREVALENCE": "The prevalence is not strictly between 0 and 1, or the data exclude it.",
+    "E_PREVALENCE": "The prevalence is not between 0 and 1, or the data exclude it.",
     "E_NONFINITE": "A value is not finite.",
     "E_FIT": "The fit is not reliable; no results are shown.",
     "E_SELECTION": "Testing does not rise with risk; the model's core assumption fails.",
