@@ -86,6 +86,7 @@ def test_a_seed_makes_a_fit_again(both, risk_reference):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("engine", ["laplace", "nuts"])
 @pytest.mark.parametrize(
     ("name", "variant", "expected"),
@@ -157,6 +158,7 @@ def test_a_fit_of_too_few_draws_shows_no_numbers(risk_reference):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_short_chain_shows_no_numbers(risk_reference):
     data = risk_reference.read(risk_reference.rare)
     model = SelectiveLabelsModel(engine="nuts", n_chains=2, n_warmup=20, n_draws=100)
