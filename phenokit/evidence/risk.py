@@ -11,7 +11,7 @@ Two sentences belong to every result, `LIMITS`.
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -177,6 +177,58 @@ class RiskDiagnostics:
         wider = (self.agreement["sd_ratio"] - 1).abs() > DISAGREE_SD
         return self.agreement.loc[apart | wider, :]
 
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values: what is not a number becomes None."""
+        plain = asdict(replace(self, agreement=pd.DataFrame()))
+        plain["agreement"] = self.agreement.to_dict("index")
+        return _without_nan(plain)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "RiskDiagnostics":
+        """What `to_json` gave."""
+        given: dict[str, Any] = {
+            name: float("nan") if value is None and name in _NUMBERS else value
+            for name, value in plain.items()
+        }
+        if given["conflict"] is not None:
+            drop = given["conflict"]["log_likelihood_drop"]
+            given["conflict"] = Conflict(
+                **{
+                    **given["conflict"],
+                    "free_interval": tuple(given["conflict"]["free_interval"]),
+                    "log_likelihood_drop": float("nan") if drop is None else drop,
+                }
+            )
+        if given["misfit"] is not None:
+            given["misfit"] = Misfit(**given["misfit"])
+        given["freed"] = tuple(Freed(**one) for one in given["freed"])
+        low, high = given["prevalence_bounds"]
+        given["prevalence_bounds"] = (
+            float("nan") if low is None else low, float("nan") if high is None else high,
+        )  # fmt: skip
+        if given["alpha_interval"] is not None:
+            given["alpha_interval"] = tuple(given["alpha_interval"])
+        given["agreement"] = pd.DataFrame.from_dict(given["agreement"], orient="index")
+        given["notes"] = tuple(given["notes"])
+        return cls(**given)
+
+
+_NUMBERS = {
+    one.name for one in fields(RiskDiagnostics) if one.type in (float, "float")
+}  # fmt: skip
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401 - whatever a result holds
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_without_nan(one) for one in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
 
 @dataclass(frozen=True)
 class _Draws:
@@ -187,6 +239,15 @@ class _Draws:
     evaluated: Evaluated
     weights: Float64[Array, " draw"]
     n_chains: int = 1
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A model, its draws, and the log-likelihood of the table at the highest mode."""
+
+    model: Model
+    drawn: _Draws
+    log_likelihood: float
 
 
 class SelectiveLabelsModel(BaseEstimator):
@@ -341,12 +402,11 @@ class SelectiveLabelsModel(BaseEstimator):
             free_model, free_fit, free = model, fit, laplace
         clock.stop("laplace")
 
-        mode, at = fit.joint_mode
-        likelihood = float(model.evaluate(mode[None], np.array([at])).log_likelihood[0])
+        likelihood = _log_likelihood(model, fit)
         diagnostics = RiskDiagnostics(
             self.engine, "fit", len(table.tested), _n_cells(model), len(laplace.shape),
             laplace.smoothed.k_hat, laplace.smoothed.effective_size,
-            likelihood, _node_change(model, mode, at),
+            likelihood, _node_change(model, *fit.joint_mode),
             cells.prevalence_bounds if cells is not None else (np.nan, np.nan),
         )  # fmt: skip
         if self.engine == "nuts":
@@ -366,11 +426,19 @@ class SelectiveLabelsModel(BaseEstimator):
             diagnostics = replace(diagnostics, agreement=_agreement(posterior, beside))
 
         self.table_, self.posterior_ = table, posterior
-        self._fitted = (model, fit, drawn)
-        self._free = (free_model, free_fit, free)
-        self.flags_, self.diagnostics_ = self._check(model, fit, drawn, diagnostics)
+        self._fitted = _Fitted(model, drawn, likelihood)
+        self._free = (
+            self._fitted if model.weight == 0 and self.engine == "laplace"
+            else _Fitted(
+                free_model, _of_laplace(free), _log_likelihood(free_model, free_fit)
+            )
+        )  # fmt: skip
+        self.flags_, self.diagnostics_ = self._check(diagnostics)
         clock.stop("checks")
         self.diagnostics_ = replace(self.diagnostics_, seconds=clock.seconds)
+        return self._named(table)
+
+    def _named(self, table: RiskTable) -> "SelectiveLabelsModel":
         self.n_features_in_ = len(table.names) - 1
         self.feature_names_in_ = np.array(table.names[1:], dtype=object)
         self.classes_ = np.array([0, 1])
@@ -451,14 +519,10 @@ class SelectiveLabelsModel(BaseEstimator):
     # --- checks -----------------------------------------------------------------------
 
     def _check(
-        self,
-        model: Model,
-        fit: NestedLaplace,
-        drawn: _Draws,
-        diagnostics: RiskDiagnostics,
+        self, diagnostics: RiskDiagnostics
     ) -> tuple[tuple[Flag, ...], RiskDiagnostics]:
         """Flags, and the diagnostics with the figures that they rest on."""
-        table = self.table_
+        table, model, drawn = self.table_, self._fitted.model, self._fitted.drawn
         flags = check_weakness(model, drawn.coefficients, drawn.shape, drawn.weights)
         if table.rescaled:
             flags.append(
@@ -473,8 +537,7 @@ class SelectiveLabelsModel(BaseEstimator):
         median = float(weighted_quantile(drawn.shape, drawn.weights, np.array([0.5]))[0])
         conflict = misfit = interval = None
         if model.weight > 0:
-            _, free_fit, free = self._free
-            conflict = check_conflict(model, fit, free_fit, free, median)
+            conflict = self._conflict(self._fitted, median)
             flags += conflict.flags()
         if isinstance(model, BernoulliModel):
             if model.shape_name == "sigma" and len(model.free) < model.n_features:
@@ -492,6 +555,16 @@ class SelectiveLabelsModel(BaseEstimator):
             diagnostics, conflict=conflict, misfit=misfit, freed=freed,
             alpha_interval=interval,
         )  # fmt: skip
+
+    def _conflict(self, fitted: _Fitted, shape_median: float) -> Conflict:
+        free = self._free
+        return check_conflict(
+            fitted.model,
+            free.drawn.evaluated.prevalence,
+            free.drawn.weights,
+            free.log_likelihood - fitted.log_likelihood,
+            shape_median,
+        )
 
     # --- answers ----------------------------------------------------------------------
 
@@ -545,7 +618,7 @@ class SelectiveLabelsModel(BaseEstimator):
         """
         from phenokit.evidence.selective_labels import COLUMN_EVENTS, unobserved_mean
 
-        model, _, drawn = self._fitted
+        model, drawn = self._fitted.model, self._fitted.drawn
         if not isinstance(model, BernoulliModel):
             raise ValueError("for outcomes of 0 and 1")
         design = self.table_.design(self._values(X))
@@ -578,7 +651,7 @@ class SelectiveLabelsModel(BaseEstimator):
         """Apply `reduce` to ``(pattern, draw)`` risks, and spread the answer over rows."""
         values = self._values(X)
         patterns, of_row = np.unique(values, axis=0, return_inverse=True)
-        model, _, drawn = self._fitted
+        model, drawn = self._fitted.model, self._fitted.drawn
         few = resample(drawn.weights, PREDICTION_DRAWS, np.random.default_rng(0))
         design = self.table_.design(patterns)
         at_once = max(1, ELEMENTS_AT_ONCE // PREDICTION_DRAWS)
@@ -613,31 +686,29 @@ class SelectiveLabelsModel(BaseEstimator):
             provisional.
         """
         start = time.perf_counter()
-        model, fit, drawn = self._fitted
-        free_model, free_fit, free = self._free
+        model = self._fitted.model
         cells = None if isinstance(model, HeckmanModel) else model.cells
         weight = check_prevalence(prevalence, prevalence_sd, cells)
         other: Model = replace(model, prevalence=prevalence, weight=weight)
         smoothed, best = max(
-            (_reweighted(one, of, other) for one, of in
-             ((_of_laplace(free), free_model), (drawn, model))),
+            (_reweighted(one, other) for one in (self._free, self._fitted)),
             key=lambda pair: pair[0].effective_size,
-        )  # fmt: skip
+        )
+        likelihood = float("nan")  # re-weighting knows no mode of the other prevalence
         needs_refit = not smoothed.reliable(MIN_EFFECTIVE)
         source = "reweighted"
         if needs_refit and refit:
             fit, laplace = self._laplace(other, np.random.default_rng(self._refit_seed))
             _laplace_gate(laplace)
             best, smoothed = _of_laplace(laplace), laplace.smoothed
+            likelihood = _log_likelihood(other, fit)
             source, needs_refit = "refitted", False
         changed = copy(self)
-        changed._fitted = (other, fit, best)
+        changed._fitted = _Fitted(other, best, likelihood)
         changed.posterior_ = _summarise(other, self.table_, best, chains=False)
         flags = check_weakness(other, best.coefficients, best.shape, best.weights)
         median = float(weighted_quantile(best.shape, best.weights, np.array([0.5]))[0])
-        conflict = check_conflict(other, fit, free_fit, free, median)
-        if source == "reweighted":  # there is no mode of the other prevalence
-            conflict = replace(conflict, log_likelihood_drop=float("nan"))
+        conflict = self._conflict(changed._fitted, median)
         flags += conflict.flags()
         again = {flag.code for flag in flags} | {"W_PREVALENCE_CONFLICT", "W_WEAK"}
         changed.flags_ = (*flags, *(f for f in self.flags_ if f.code not in again))
@@ -645,9 +716,95 @@ class SelectiveLabelsModel(BaseEstimator):
             self.diagnostics_,
             source=source, needs_refit=needs_refit, n_draws=len(best.shape),
             k_hat=smoothed.k_hat, importance_ess=smoothed.effective_size,
+            log_likelihood_at_mode=likelihood,
             conflict=conflict, seconds={source: time.perf_counter() - start},
         )  # fmt: skip
         return changed
+
+    # --- keeping ----------------------------------------------------------------------
+
+    def draws_table(self, *, stated: bool = True) -> pd.DataFrame:
+        """Every draw, a row each; `restore` takes it back.
+
+        Parameters
+        ----------
+        stated
+            Of the fit with the stated prevalence; False: of the one without.
+
+        Returns
+        -------
+        DataFrame
+            ``chain, draw, weight, log_likelihood``, the quantities of `posterior_`, and
+            ``coordinate[k]``, the parameters as they were sampled.
+        """
+        fitted = self._fitted if stated else self._free
+        drawn = fitted.drawn
+        n = len(drawn.shape)
+        per_chain = n // drawn.n_chains
+        columns = {
+            "chain": np.repeat(np.arange(drawn.n_chains), per_chain),
+            "draw": np.tile(np.arange(per_chain), drawn.n_chains),
+            "weight": drawn.weights,
+            "log_likelihood": drawn.evaluated.log_likelihood,
+            **_by_name(fitted.model, self.table_, drawn),
+        }
+        raw = np.column_stack([drawn.coefficients, drawn.shape])
+        columns |= {f"coordinate[{k}]": raw[:, k] for k in range(raw.shape[1])}
+        return pd.DataFrame(columns)
+
+    def restore(
+        self,
+        X: pd.DataFrame | Array,
+        tested: Sequence[object] | Array | pd.Series,
+        outcome: Sequence[object] | Array | pd.Series,
+        *,
+        draws: pd.DataFrame,
+        free_draws: pd.DataFrame,
+        free_log_likelihood: float,
+        diagnostics: RiskDiagnostics,
+        flags: Sequence[Flag],
+        prevalence: float | None = None,
+        prevalence_sd: float | None = None,
+        testing_features: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> "SelectiveLabelsModel":
+        """The fitted model again, from what it left behind; nothing is fitted.
+
+        Parameters
+        ----------
+        X, tested, outcome, prevalence, prevalence_sd, testing_features, seed
+            As they were given to `fit`.
+        draws, free_draws
+            `draws_table` with and without the stated prevalence.
+        free_log_likelihood
+            `free_log_likelihood` of the fit.
+        diagnostics, flags
+            `diagnostics_` and `flags_` of the fit.
+        """
+        table = check_table(
+            X, tested, outcome,
+            testing_features=testing_features,
+            continuous=self.kind == "heckman",
+            rescale=self.rescale,
+            minimum_events=self.minimum_events,
+        )  # fmt: skip
+        cells = None if self.kind == "heckman" else table.cells
+        weight = check_prevalence(prevalence, prevalence_sd, cells)
+        model = self._model(table, prevalence or 0.0, weight)
+        self.table_, self.flags_, self.diagnostics_ = table, tuple(flags), diagnostics
+        drawn = _of_table(draws)
+        self._fitted = _Fitted(model, drawn, diagnostics.log_likelihood_at_mode)
+        self._free = _Fitted(
+            model.without_prevalence(), _of_table(free_draws), free_log_likelihood
+        )
+        self._refit_seed = np.random.SeedSequence(seed).spawn(6)[-1]
+        self.posterior_ = _summarise(model, table, drawn, chains=self.engine == "nuts")
+        return self._named(table)
+
+    @property
+    def free_log_likelihood(self) -> float:
+        """Log-likelihood at the highest mode of the fit without a stated prevalence."""
+        return self._free.log_likelihood
 
 
 class _Clock:
@@ -733,13 +890,30 @@ def _of_laplace(laplace: WeightedDraws) -> _Draws:
     )
 
 
-def _reweighted(drawn: _Draws, of: Model, other: Model) -> tuple[Any, _Draws]:
+def _of_table(draws: pd.DataFrame) -> _Draws:
+    """Draws of `SelectiveLabelsModel.draws_table`."""
+    raw = draws.loc[:, [name for name in draws if name.startswith("coordinate[")]]
+    values = raw.to_numpy(np.float64)
+    evaluated = Evaluated(*(draws[name].to_numpy() for name in Evaluated._fields))
+    n_chains = int(draws["chain"].iloc[-1]) + 1
+    weights = draws["weight"].to_numpy()
+    return _Draws(values[:, :-1], values[:, -1], evaluated, weights, n_chains)
+
+
+def _log_likelihood(model: Model, fit: NestedLaplace) -> float:
+    """Of the table, at the highest mode."""
+    mode, shape = fit.joint_mode
+    return float(model.evaluate(mode[None], np.array([shape])).log_likelihood[0])
+
+
+def _reweighted(fitted: _Fitted, other: Model) -> tuple[Any, _Draws]:
     """Draws of one prevalence, weighted for another."""
+    model, drawn = fitted.model, fitted.drawn
     pihat = drawn.evaluated.prevalence
     with np.errstate(divide="ignore"):
         log_weights = np.log(drawn.weights)
     log_weights = log_weights - other.weight * (pihat - other.prevalence) ** 2
-    log_weights = log_weights + of.weight * (pihat - of.prevalence) ** 2
+    log_weights = log_weights + model.weight * (pihat - model.prevalence) ** 2
     smoothed = smooth_weights(log_weights)
     return smoothed, replace(drawn, weights=smoothed.weights)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from phenokit.errors import CODES
 from phenokit.evidence.heckman import HeckmanModel
-from phenokit.evidence.laplace import NestedLaplace, WeightedDraws, draw_weighted
+from phenokit.evidence.laplace import draw_weighted
 from phenokit.evidence.laplace import fit_nested_laplace as fit_laplace
 from phenokit.evidence.psis import weighted_quantile
 from phenokit.evidence.selective_labels import BernoulliModel
@@ -113,18 +113,14 @@ class Conflict:
 
 def check_conflict(
     model: BernoulliModel | HeckmanModel,
-    fit: NestedLaplace,
-    free_fit: NestedLaplace,
-    free: WeightedDraws,
+    free_prevalence: Float64[Array, " draw"],
+    free_weights: Float64[Array, " draw"],
+    log_likelihood_drop: float,
     shape_median: float,
 ) -> Conflict:
-    """Compare a stated prevalence with the fit without it."""
+    """Compare a stated prevalence with the draws of the fit without it."""
     deviation = np.sqrt(0.5 / model.weight)
-    mean, sd, interval = moments(free.evaluated.prevalence, free.smoothed.weights)
-    at_modes = [
-        model.evaluate(mode[None], np.array([shape])).log_likelihood[0]
-        for mode, shape in (fit.joint_mode, free_fit.joint_mode)
-    ]
+    mean, sd, interval = moments(free_prevalence, free_weights)
     low, high = SIGMA_EDGES
     at_edge = model.shape_name == "sigma" and not low <= shape_median <= high
     return Conflict(
@@ -134,7 +130,7 @@ def check_conflict(
         sd,
         interval,
         float((model.prevalence - mean) / np.hypot(sd, deviation)),
-        float(at_modes[1] - at_modes[0]),
+        log_likelihood_drop,
         at_edge,
         isinstance(model, HeckmanModel),
     )

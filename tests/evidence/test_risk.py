@@ -1,12 +1,14 @@
 """The estimator: reference posteriors and flags, refusals, and other prevalences."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
 
 from phenokit.errors import AnalysisRefused, BadInput
-from phenokit.evidence.risk import SelectiveLabelsModel
+from phenokit.evidence.risk import RiskDiagnostics, SelectiveLabelsModel
 
 
 def fit_reference(reference, name, variant, **options):
@@ -193,6 +195,26 @@ def test_a_far_prevalence_is_fitted_anew_or_said_to_be_provisional(both):
     assert "W_PREVALENCE_CONFLICT" in codes(fitted)
     with pytest.raises(BadInput, match=r"between 3\.28%"):
         both.reweight(0.7, 0.002)
+
+
+def test_a_fit_is_restored_from_its_draws_and_answers_the_same(both, risk_reference):
+    data = risk_reference.read(risk_reference.rare)
+    diagnostics = json.loads(json.dumps(both.diagnostics_.to_json()))
+    again = clone(both).restore(
+        data.X, data.tested, data.outcome,
+        draws=both.draws_table(), free_draws=both.draws_table(stated=False),
+        free_log_likelihood=both.free_log_likelihood,
+        diagnostics=RiskDiagnostics.from_json(diagnostics), flags=both.flags_,
+        testing_features=[data.X.columns[j - 1] for j in data.free if j],
+        prevalence=data.prevalence, prevalence_sd=data.prevalence_sd, seed=1,
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(again.posterior_.summary, both.posterior_.summary)
+    np.testing.assert_array_equal(again.predict(data.X), both.predict(data.X))
+    for prevalence in (0.045, 0.06):  # one re-weighted, one fitted anew
+        one, other = (model.reweight(prevalence, 0.002) for model in (again, both))
+        assert one.diagnostics_.source == other.diagnostics_.source
+        assert one.diagnostics_.conflict.z == other.diagnostics_.conflict.z
+        pd.testing.assert_frame_equal(one.posterior_.summary, other.posterior_.summary)
 
 
 def test_known_risk_of_the_untested_lies_in_its_interval():
