@@ -26,6 +26,8 @@ EVENTS_A_COVARIATE = 10
 """Fewer events a covariate than this, and the model is refused."""
 NONPROPORTIONAL = 0.01
 """p-value below which proportional hazards are doubted."""
+STEP_SIZES = (0.95, 0.25)
+"""Of Newton's method; where a rare covariate has a strong effect, whole steps go too far."""
 
 Array = np.ndarray
 
@@ -261,25 +263,31 @@ def _fit_by_lifelines(
         table = table.assign(entry=entry)
     if stratum.any():
         table = table.assign(stratum=stratum)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            model = CoxPHFitter().fit(
-                table,
-                duration_col="duration",
-                event_col="event",
-                entry_col=None if entry is None else "entry",
-                strata=["stratum"] if stratum.any() else None,
-                fit_options={"precision": 1e-10, "r_precision": 1e-12},
-            )
-        except (ConvergenceError, np.linalg.LinAlgError):
-            raise _no_end() from None
-    effects = model.params_[names].to_numpy(np.float64)
-    variance = model.variance_matrix_.loc[names, names].to_numpy(np.float64)
-    diverged = any(issubclass(w.category, ConvergenceWarning) for w in caught)
-    if diverged or not np.isfinite(variance).all() or not (np.diag(variance) > 0).all():
-        raise _no_end()
-    return effects, variance
+    for step_size in STEP_SIZES:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                model = CoxPHFitter().fit(
+                    table,
+                    duration_col="duration",
+                    event_col="event",
+                    entry_col=None if entry is None else "entry",
+                    strata=["stratum"] if stratum.any() else None,
+                    fit_options={
+                        "precision": 1e-10,
+                        "r_precision": 1e-12,
+                        "step_size": step_size,
+                    },
+                )
+            except (ConvergenceError, np.linalg.LinAlgError):
+                continue
+        effects = model.params_[names].to_numpy(np.float64)
+        variance = model.variance_matrix_.loc[names, names].to_numpy(np.float64)
+        diverged = any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        has_end = np.isfinite(variance).all() and (np.diag(variance) > 0).all()
+        if has_end and not diverged:
+            return effects, variance
+    raise _no_end()
 
 
 def _no_end() -> AnalysisRefused:

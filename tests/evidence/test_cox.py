@@ -171,6 +171,24 @@ def test_cox_names_levels_and_is_a_unit_of_the_column():
     assert scaled == pytest.approx(plain["log_hazard_ratio"][1], rel=1e-7)
 
 
+def test_a_rare_covariate_with_a_strong_effect_is_fitted():
+    # From 0, whole steps of Newton's method go beyond the maximum and never come back.
+    from statsmodels.duration.hazard_regression import PHReg
+
+    rng = np.random.default_rng(3)
+    n = 1900
+    flag, x = (np.arange(n) < 50).astype(float), rng.normal(size=n)
+    duration = rng.exponential(350 / np.exp(2.6 * flag + 0.2 * x))
+    end = rng.uniform(0, 6, n)
+    data = pd.DataFrame({"days": np.minimum(duration, end), "event": duration <= end})
+    data = data.assign(flag=flag, x=x, event=data["event"].astype(int))
+    fit = fit_cox(data, ["flag", "x"], duration="days", event="event")
+    peer = PHReg(data["days"], data[["flag", "x"]], status=data["event"]).fit()
+    ours = fit.table["log_hazard_ratio"]
+    np.testing.assert_allclose(ours, np.asarray(peer.params), atol=1e-6)
+    assert ours[0] == pytest.approx(2.6, abs=1.96 * fit.table["standard_error"][0])
+
+
 def test_cox_is_refused_with_few_events_or_separated_ones():
     data = followed(np.random.default_rng(17), 80)
     few = data.assign(event=(np.arange(len(data)) < 19).astype(int))
