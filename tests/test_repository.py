@@ -53,7 +53,8 @@ def imported(*places: str) -> set[str]:
                     node.func
                 ):
                     found |= set(re.findall(r"^import_module\(f?'(\w+)", ast.unparse(node)))
-    found -= set(sys.stdlib_module_names) | {"phenokit", "pages", "__future__"}
+    ours = {"phenokit", "pages", "benchmarks"}
+    found -= set(sys.stdlib_module_names) | ours | {"__future__"}
     found -= {"scan_data"}  # stands beside the benchmarks that import it
     homes = packages_distributions()
     return {distribution(home) for name in found for home in set(homes.get(name, [name]))}
