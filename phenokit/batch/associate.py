@@ -14,7 +14,6 @@ The phecodes are tested a part at a time. A run that was stopped goes on with th
 are missing, and ends with the same bytes.
 """
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -38,6 +37,7 @@ from phenokit.batch.exposures import (
     latent_vectors,
     score_exposures,
 )
+from phenokit.batch.inputs import as_json, input_hashes, scores_folder
 from phenokit.batch.run_folder import RunFolder, open_run
 from phenokit.cohort import Cohort
 from phenokit.errors import AnalysisRefused, BadInput
@@ -74,7 +74,6 @@ from phenokit.readers.phecodes import (
     read_phecode_map,
 )
 from phenokit.readers.scores import Scores, read_scores
-from phenokit.report.tables import format_table
 
 PHECODES_A_PART = 256
 SHOWN_AT_MOST = 20
@@ -208,7 +207,7 @@ def run_association(
     OutputBusy
         If another process runs in the folder.
     """
-    plan = {"inputs": _hashes(inputs), "options": _plain(asdict(options))}
+    plan = {"inputs": input_hashes(inputs), "options": as_json(asdict(options))}
     with open_run(out, plan=plan, command="associate", restart=restart) as run:
         if run.manifest is not None:
             return run.manifest
@@ -281,7 +280,7 @@ def _load(inputs: AssociationInputs, options: AssociationOptions) -> _Loaded:
         recordings=inputs.recordings,
         follow_up=inputs.follow_up,
     )
-    scores = None if (folder := _scores_folder(inputs)) is None else read_scores(folder)
+    scores = None if (folder := scores_folder(inputs)) is None else read_scores(folder)
     cohort = build_cohort(
         tables,
         phecode_map,
@@ -334,14 +333,6 @@ def _check(loaded: _Loaded, options: AssociationOptions) -> None:
             raise BadInput("E_COLUMNS", "Hazard ratios need one recording a patient.")
         # Refused here if the codes have no dates.
         first_code_days(tables.diagnoses, [], loaded.phecode_map, [])
-
-
-def _scores_folder(inputs: AssociationInputs) -> Path | None:
-    """The scores that are named, else those of the cohort folder."""
-    if inputs.scores is not None or inputs.cohort is None:
-        return inputs.scores
-    found = inputs.cohort / "scores"
-    return found if (found / "manifest.json").is_file() else None
 
 
 def drop_incomplete(cohort: Cohort, covariates: Sequence[str]) -> Cohort:
@@ -441,16 +432,16 @@ def _write(
         "" if scores is None else f"{scores.model} {scores.bundle_hash[:8]}"
     )
     associations["run_id"] = run.run_id
-    run.write_parquet("associations.parquet", _arrow(associations))
+    run.write_frame("associations.parquet", associations)
     is_tested = associations["status"] == "tested"
-    run.write("associations.csv", format_table(associations.loc[is_tested]))
-    run.write("not_tested.csv", format_table(_not_tested(associations.loc[~is_tested])))
-    run.write_parquet("exposures.parquet", _arrow(loaded.exposures.summary()))
+    run.write_csv("associations.csv", associations.loc[is_tested])
+    run.write_csv("not_tested.csv", _not_tested(associations.loc[~is_tested]))
+    run.write_frame("exposures.parquet", loaded.exposures.summary())
     shown = [
         c for c in ("person_id", "record_id", "sex", "age") if c in loaded.cohort.patients
     ]
-    run.write_parquet("patients.parquet", _arrow(loaded.cohort.patients.loc[:, shown]))
-    run.write("cohort.json", _json(_cohort_words(loaded, options)))
+    run.write_frame("patients.parquet", loaded.cohort.patients.loc[:, shown])
+    run.write_json("cohort.json", _cohort_words(loaded, options))
     if options.compare:
         _compare(run, loaded, options, associations, report)
     if options.n_time_to_code:
@@ -462,7 +453,7 @@ def _write(
         "run_id": run.run_id,
         "model": "" if scores is None else scores.model,
         "bundle_hash": "" if scores is None else scores.bundle_hash,
-        "settings": _plain(asdict(options)),
+        "settings": as_json(asdict(options)),
         "n_tests": status["tested"],
         "n_exposures": len(loaded.exposures.exposures.names),
         "n_phecodes": len(loaded.cohort.status),
@@ -588,8 +579,8 @@ def _compare(
         "distances": distance,
         "prediction": prediction,
     }.items():
-        run.write_parquet(f"comparisons/{name}.parquet", _arrow(result.table))
-        run.write(f"comparisons/{name}.csv", format_table(result.table))
+        run.write_frame(f"comparisons/{name}.parquet", result.table)
+        run.write_csv(f"comparisons/{name}.csv", result.table)
     others = [k for k in dict.fromkeys(exposures.kinds) if k != "prototype"]
     sentences = {
         "best": {kind: best.sentence(kind) for kind in others},
@@ -600,7 +591,7 @@ def _compare(
         "distances": distance.sentence(),
         "prediction": prediction.sentence(),
     }
-    run.write("comparisons/sentences.json", _json(sentences))
+    run.write_json("comparisons/sentences.json", sentences)
     report("comparing", n_steps, n_steps)
 
 
@@ -644,55 +635,5 @@ def _follow(
         )
     report("following", len(pairs), len(pairs))
     table = pd.concat(rows, ignore_index=True)
-    run.write_parquet("survival.parquet", _arrow(table))
-    run.write("survival.csv", format_table(table))
-
-
-def _arrow(table: pd.DataFrame) -> pa.Table:
-    return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-
-
-def _json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON holds
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """Options as JSON values."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def _hashes(inputs: AssociationInputs) -> dict[str, Any]:
-    """SHA-256 of every file that a run reads."""
-    found: dict[str, Any] = {}
-    for name, path in vars(inputs).items():
-        if path is None:
-            continue
-        if not path.exists():
-            raise BadInput(
-                "E_MISSING",
-                f"There is no {path.name} to read as {name}.",
-                where=name,
-            )
-        files = [path] if path.is_file() else _files_of(path)
-        found[name] = {
-            file.relative_to(path).as_posix() if path != file else path.name: _sha256(file)
-            for file in files
-        }
-    if (scores := _scores_folder(inputs)) is not None and inputs.scores is None:
-        found["scores"] = {file.name: _sha256(file) for file in _files_of(scores)}
-    return found
-
-
-def _files_of(folder: Path) -> list[Path]:
-    """The tables, parts and manifests of a folder; not what lies below it."""
-    endings = (".csv", ".gz", ".parquet", ".toml")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and (path.name.endswith(endings) or path.name == "manifest.json")
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    run.write_frame("survival.parquet", table)
+    run.write_csv("survival.csv", table)

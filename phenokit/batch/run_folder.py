@@ -30,8 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phenokit.errors import BadInput, OutputBusy, PhenoKitError
+from phenokit.report.tables import format_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 SECONDS_BETWEEN_REPORTS = 0.25
@@ -80,6 +82,22 @@ class RunFolder:
     def write_parquet(self, name: str, table: "pa.Table") -> None:
         """Write a table as Parquet (zstd) whose pages carry checksums."""
         self.write(name, _parquet(table))
+
+    def write_frame(self, name: str, table: "pd.DataFrame") -> None:
+        """Write a table as Parquet; see `write_parquet`."""
+        import pyarrow as pa
+
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        self.write_parquet(name, arrow.replace_schema_metadata(None))
+
+    def write_csv(self, name: str, table: "pd.DataFrame") -> None:
+        """Write a table as CSV that a spreadsheet opens as text."""
+        self.write(name, format_table(table))
+
+    def write_json(self, name: str, value: Any) -> None:  # noqa: ANN401 - what JSON holds
+        """Write values as JSON."""
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        self.write(name, text.encode("utf-8"))
 
     def write_part(self, k: int, table: "pa.Table") -> None:
         """Write part `k` and then its receipt; the part counts from then on."""

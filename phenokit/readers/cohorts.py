@@ -5,7 +5,6 @@ MIMIC-IV. Every rule that leaves somebody out is a step of the attrition, and th
 up: what a step leaves and what it drops is what the step before it left.
 """
 
-import math
 import re
 import tomllib
 from collections import Counter
@@ -31,6 +30,7 @@ from phenokit.readers.files import read_bytes
 from phenokit.readers.phecodes import CaseRule, PhecodeMap, case_status
 from phenokit.readers.tables import (
     Column,
+    numbers_or_text,
     parse_header,
     parse_table,
     raise_first,
@@ -55,7 +55,6 @@ _SEX = {
 _MOMENT = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII
 )
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _ADMISSIONS = (
     *(Column("person_id"), Column("admission_id", unique=True), Column("admitted")),
@@ -66,7 +65,10 @@ _RECORDINGS = (
     Column("time", is_required=False, may_be_missing=True),
     Column("admission_id", is_required=False, may_be_missing=True),
 )
-_FOLLOW_UP = (Column("person_id", unique=True), Column("end", "date"))
+_FOLLOW_UP = (
+    *(Column("person_id", unique=True), Column("end", "date")),
+    Column("reason", is_required=False, may_be_missing=True),
+)
 _UNIT_RULES = {
     "first": "First recording of each patient",
     "last": "Last recording of each patient",
@@ -98,7 +100,8 @@ class CohortTables:
         `record_id`, `person_id`, `time` (NaT if unknown), `instant`, `admission_id`
         (empty if unknown).
     follow_up
-        `person_id`, `end`: the last day on which the patient was observed.
+        `person_id`, `end`: the last day on which the patient was observed; where known
+        `reason`: why that was the last, ``"died"`` for the day of death.
     notes
         What a reader of the report has to know about the source.
     """
@@ -399,19 +402,10 @@ def _read_patients(path: Path) -> tuple[pd.DataFrame, list[str]]:
         if name in table:
             columns[name] = table[name]
     for name in others:
-        columns[name] = _number_or_text(table[name].tolist())
+        columns[name] = numbers_or_text(table[name].tolist())
     if sex_name not in table:
         notes.append("The patients table has no column sex; the sex of all is unknown.")
     return pd.DataFrame(columns), notes
-
-
-def _number_or_text(cells: list[str]) -> list[str] | list[float]:
-    """Numbers where every cell that is not empty is plainly one (so not 008)."""
-    texts = set(cells) - {""}
-    if not texts or not all(_NUMBER.fullmatch(text) for text in texts):
-        return cells
-    value = {text: float(text) for text in texts} | {"": math.nan}
-    return [value[text] for text in cells]
 
 
 def _read_admissions(path: Path | None, times: Times) -> pd.DataFrame | None:

@@ -32,6 +32,7 @@ Kind = Literal["text", "number", "integer", "binary", "prevalence", "date", "tim
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,15}", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _TIME = re.compile(
@@ -355,6 +356,15 @@ def parse_cells(
         for code, reason in reasons.items()
     ]
     return values, refused
+
+
+def numbers_or_text(cells: list[str]) -> list[str] | list[float]:
+    """Numbers where every cell that is not empty is plainly one (so not 008)."""
+    texts = set(cells) - {""}
+    if not texts or not all(_PLAIN_NUMBER.fullmatch(text) for text in texts):
+        return cells
+    value = {text: float(text) for text in texts} | {"": math.nan}
+    return [value[text] for text in cells]
 
 
 def raise_first(faults: Sequence[BadInput]) -> None:
