@@ -244,4 +244,4 @@ def lab_tests(path: Path) -> pd.DataFrame:
         n_results=("value", "size"),
         median=("value", "median"),
     )
-    return table.sort_values("n_patients", ascending=False, kind="stable").reset_index()
+    return table.sort_values(by="n_patients", ascending=False, kind="stable").reset_index()
