@@ -170,7 +170,7 @@ def draw_manhattan(
         title="",
     )
     figure.update_yaxes(range=[-0.045 * top, top], title="−log₁₀ p", zeroline=False)
-    _frame(figure, height=SIZE[1])
+    frame_figure(figure, height=SIZE[1])
     figure.update_layout(
         margin={"l": 84, "r": 10, "t": 40, "b": 40},
         legend={
@@ -380,7 +380,7 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
         shown[column].to_numpy(float)
         for column in ("odds_ratio", "conf_int_1", "conf_int_2")
     )
-    lowest, highest = _forest_axis(odds, low, high)
+    lowest, highest = ratio_axis(odds, low, high)
     y = np.arange(len(shown))[::-1]
     is_firth = (shown["method"] == "firth").to_numpy()
     from_, to = np.clip(low, lowest, highest), np.clip(high, lowest, highest)
@@ -411,17 +411,17 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
     )  # fmt: skip
     heads = (("odds ratio (95 %)", 0.56), ("cases / controls", 0.81))
     for words, x in heads:
-        _write(figure, x, len(shown) - 0.05, f"<b>{words}</b>")
+        write_at(figure, x, len(shown) - 0.05, f"<b>{words}</b>")
     for position, row in zip(y, shown.to_dict("records"), strict=True):
         words = format_odds_ratio(row["odds_ratio"], row["conf_int_1"], row["conf_int_2"])
         mark = " ◆" if row["method"] == "firth" else ""
-        _write(figure, heads[0][1], float(position), words + mark)
+        write_at(figure, heads[0][1], float(position), words + mark)
         counts = f"{int(row['cases']):,} / {int(row['controls']):,}"
-        _write(figure, heads[1][1], float(position), counts)
+        write_at(figure, heads[1][1], float(position), counts)
     figure.update_xaxes(
         type="log", range=[log10(lowest) - 0.02, log10(highest) + 0.02], domain=[0, 0.54],
-        tickvals=_ticks(lowest, highest),
-        ticktext=[f"{tick:g}" for tick in _ticks(lowest, highest)],
+        tickvals=ratio_ticks(lowest, highest),
+        ticktext=[f"{tick:g}" for tick in ratio_ticks(lowest, highest)],
         tickangle=0,
         title=f"odds ratio {_per(shown)}, log scale", zeroline=False, title_standoff=8,
     )  # fmt: skip
@@ -435,7 +435,7 @@ def draw_forest(rows: pd.DataFrame, *, name: str) -> Drawing:
     notes = ["◆ Firth's penalised likelihood"] if is_firth.any() else []
     if (low < lowest).any() or (high > highest).any():
         notes.append("an arrow: the interval goes on")
-    _frame(figure, height=120 + 26 * len(shown), notes=notes)
+    frame_figure(figure, height=120 + 26 * len(shown), notes=notes)
     alt = (
         f"Forest plot of {name}: {len(shown)} phecodes. "
         f"First: {finding_sentence(shown.to_dict('records')[0])}"
@@ -452,13 +452,14 @@ _TICKS = (
 """Ticks for a narrow, a usual, a wide and a very wide axis of odds ratios."""
 
 
-def _ticks(lowest: float, highest: float) -> list[float]:
+def ratio_ticks(lowest: float, highest: float) -> list[float]:
+    """Ticks of a log axis of ratios."""
     width = log10(highest / lowest)
     ticks = _TICKS[int(np.searchsorted([0.09, 0.5, 1.8], width))]
     return [tick for tick in ticks if lowest <= tick <= highest]
 
 
-def _forest_axis(
+def ratio_axis(
     odds: Float[np.ndarray, " row"],
     low: Float[np.ndarray, " row"],
     high: Float[np.ndarray, " row"],
@@ -481,7 +482,8 @@ def _per(rows: pd.DataFrame) -> str:
     return "per SD (0/1 columns: per unit)" if is_feature else "per SD"
 
 
-def _write(figure: "go.Figure", x: float, y: float, text: str) -> None:
+def write_at(figure: "go.Figure", x: float, y: float, text: str) -> None:
+    """Write beside the axes: `x` as a share of the figure's width, `y` as on its axis."""
     figure.add_annotation(
         x=x, xref="paper", y=y, text=text, showarrow=False, xanchor="left",
         yanchor="middle", font={"size": 12},
@@ -539,7 +541,7 @@ def draw_groups(
         )  # fmt: skip
     figure.update_xaxes(title=escape(unit), zeroline=False, title_standoff=8)
     figure.update_yaxes(autorange="reversed")
-    _frame(
+    frame_figure(
         figure,
         height=290,
         notes=["box: middle half and median; whiskers: 5th to 95th percentile"],
@@ -611,13 +613,13 @@ def draw_comparison(
         type="line", x0=0.5, x1=0.5, y0=-0.7, y1=len(shown) - 0.3,
         line={"color": PALETTE[-1], "width": 1.5, "dash": "dot"}, layer="below",
     )  # fmt: skip
-    _write(figure, 0.7, len(shown) - 0.05, "<b>difference</b>")
-    _write(figure, 0.85, len(shown) - 0.05, "<b>cases / controls</b>")
+    write_at(figure, 0.7, len(shown) - 0.05, "<b>difference</b>")
+    write_at(figure, 0.85, len(shown) - 0.05, "<b>cases / controls</b>")
     for at, row in zip(y, shown.to_dict("records"), strict=True):
         mark = " ●" if row["q_bh"] <= LEVEL else ""
-        _write(figure, 0.7, float(at), format_signed(row["difference"]) + mark)
+        write_at(figure, 0.7, float(at), format_signed(row["difference"]) + mark)
         counts = f"{int(row['cases']):,} / {int(row['controls']):,}"
-        _write(figure, 0.85, float(at), counts)
+        write_at(figure, 0.85, float(at), counts)
     figure.update_xaxes(
         title="AUC, 95 % interval", domain=[0, 0.68], zeroline=False, title_standoff=8
     )
@@ -625,7 +627,7 @@ def draw_comparison(
         tickvals=y, ticktext=_phecode_labels(shown), range=[-0.7, len(shown) + 0.4],
         showgrid=False, zeroline=False,
     )  # fmt: skip
-    _frame(
+    frame_figure(
         figure,
         height=150 + 30 * len(shown),
         notes=["● false discovery rate below 5 % for the difference"],
@@ -681,7 +683,9 @@ def draw_distances(rows: pd.DataFrame) -> Drawing:
         zeroline=False, title_standoff=8,
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
-    _frame(figure, height=330, notes=["a point is a class; box: middle half and median"])
+    frame_figure(
+        figure, height=330, notes=["a point is a class; box: middle half and median"]
+    )
     words = ", ".join(
         f"{n} {name} classes with a median of {_number(median)}"
         for name, (n, median) in medians.items()
@@ -718,7 +722,7 @@ def draw_specificity(rows: pd.DataFrame) -> Drawing:
         title_standoff=8,
     )  # fmt: skip
     figure.update_yaxes(title="share of the exposures, %")
-    _frame(figure, height=360)
+    frame_figure(figure, height=360)
     figure.update_layout(
         margin={"t": 40},
         barmode="group",
@@ -746,7 +750,7 @@ def _number(value: float) -> str:
     return "unknown" if np.isnan(value) else f"{value:.2f}"
 
 
-def _frame(figure: "go.Figure", *, height: int, notes: Sequence[str] = ()) -> None:
+def frame_figure(figure: "go.Figure", *, height: int, notes: Sequence[str] = ()) -> None:
     """Size, margins and the footer that every figure has."""
     footer = " · ".join([BANNER, *notes])
     figure.update_layout(
