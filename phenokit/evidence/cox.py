@@ -27,7 +27,7 @@ EVENTS_A_COVARIATE = 10
 NONPROPORTIONAL = 0.01
 """p-value below which proportional hazards are doubted."""
 STEP_SIZES = (0.95, 0.25)
-"""Of Newton's method; where a rare covariate has a strong effect, whole steps go too far."""
+"""Of Newton's method: where a rare covariate has a strong effect, whole ones go too far."""
 
 Array = np.ndarray
 

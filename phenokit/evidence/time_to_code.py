@@ -49,6 +49,45 @@ class FollowUp:
     first_code: Mapping[str, Shaped[np.ndarray, " patient"]]
     eligible: Mapping[str, Bool[np.ndarray, " patient"]] = field(default_factory=dict)
 
+    def course(self, phecode: str) -> "Course":
+        """What became of each patient with regard to one phecode."""
+        recorded = self.recorded.astype("datetime64[D]")
+        end = self.end.astype("datetime64[D]")
+        first = self.first_code[phecode].astype("datetime64[D]")
+        eligible = self.eligible.get(phecode, np.ones(len(recorded), dtype=bool))
+        # A comparison with NaT is False: never coded is not before; unknown, not followed.
+        had_before = eligible & (first <= recorded)
+        is_followed = eligible & ~had_before & (end > recorded)
+        is_event = is_followed & (first <= end)
+        return Course(
+            eligible, had_before, is_followed, is_event, np.where(is_event, first, end)
+        )
+
+
+@dataclass(frozen=True)
+class Course:
+    """Who is followed to the first code of a phecode, and until when.
+
+    Attributes
+    ----------
+    eligible
+        Can get it.
+    had_before
+        Had it by the day of the recording.
+    is_followed
+        Neither, and seen after that day.
+    is_event
+        Followed, and got the code.
+    last
+        Day of the code, else the last day.
+    """
+
+    eligible: Bool[np.ndarray, " patient"]
+    had_before: Bool[np.ndarray, " patient"]
+    is_followed: Bool[np.ndarray, " patient"]
+    is_event: Bool[np.ndarray, " patient"]
+    last: Shaped[np.ndarray, " patient"]
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -147,23 +186,19 @@ def _associate(
     minimum_events: int,
 ) -> _Row:
     """One row: choose the patients, then fit."""
-    recorded = follow_up.recorded.astype("datetime64[D]")
-    end = follow_up.end.astype("datetime64[D]")
-    first = follow_up.first_code[phecode].astype("datetime64[D]")
-    eligible = follow_up.eligible.get(phecode, np.ones(len(values), dtype=bool))
-    # A comparison with NaT is False: never coded is not before, unknown is not followed.
-    had_before = eligible & (first <= recorded)
-    is_followed = eligible & ~had_before & (end > recorded)
-    is_missing = is_followed & np.isnan(values)
-    used = is_followed & ~is_missing
-    is_event = (first <= end)[used]
-    last = np.where(is_event, first[used], end[used])
-    days = (last - recorded[used]) / np.timedelta64(1, "D")
+    course = follow_up.course(phecode)
+    is_missing = course.is_followed & np.isnan(values)
+    used = course.is_followed & ~is_missing
+    is_event = course.is_event[used]
+    recorded = follow_up.recorded[used].astype("datetime64[D]")
+    days = (course.last[used] - recorded) / np.timedelta64(1, "D")
     counts = {
         "n": int(used.sum()),
         "events": int(is_event.sum()),
-        "n_before": int(had_before.sum()),
-        "n_not_followed": int((eligible & ~had_before & ~is_followed).sum()),
+        "n_before": int(course.had_before.sum()),
+        "n_not_followed": int(
+            (course.eligible & ~course.had_before & ~course.is_followed).sum()
+        ),
         "n_missing": int(is_missing.sum()),
         "median_days": float(np.median(days)) if len(days) else _NAN,
     }
@@ -178,7 +213,7 @@ def _associate(
         return _Row(name, phecode, **not_tested, code="N_FEW_CASES", note=note)
     adjusted = covariates[used]
     varies = adjusted.min(axis=0) < adjusted.max(axis=0)
-    fitted = _fit_cox(x / _unit(values), adjusted[:, varies], days, is_event)
+    fitted = _fit_cox(x / unit_of(values), adjusted[:, varies], days, is_event)
     if fitted is None:
         note = (
             "no finite hazard ratio: the events lie on one side of an exposure or covariate"
@@ -205,8 +240,8 @@ def _associate(
     )
 
 
-def _unit(values: Float[np.ndarray, " patient"]) -> float:
-    """SD of the known values; 1 if they are 0 and 1 only."""
+def unit_of(values: Float[np.ndarray, " patient"]) -> float:
+    """What a hazard ratio is per: the SD of the known values; 1 if they are 0 and 1."""
     known = values[~np.isnan(values)].astype(np.float64)
     return 1.0 if np.isin(known, (0, 1)).all() else float(known.std(ddof=1))
 
