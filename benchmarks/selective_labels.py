@@ -365,6 +365,8 @@ def print_changes(records: list[dict[str, Any]], variant: str) -> None:
     figures: dict[tuple[str, str, str], tuple[float, ...]] = {}
     for column, measure in enumerate(("width", "error")):
         for block, names in blocks_of(records).items():
+            if block in ("prevalence", "risk_tested"):
+                continue
             for constraint in ("expertise", "prevalence", "both"):
                 changes = percent_changes(records, constraint, names)
                 if not len(changes):
@@ -378,14 +380,14 @@ def print_changes(records: list[dict[str, Any]], variant: str) -> None:
                     f"{block + ' ' + measure:22}{constraint:12}{ours:>22}"
                     f"{beside if variant == 'published' else '':>24}{len(changes):6}"
                 )
-    if variant == "published":
-        bars = [figures[(*bar, "prevalence")] for bar in PUBLISHED if (*bar, "prevalence")
-                in figures]  # fmt: skip
-        print(
-            f"prevalence: {sum(middle <= -20 for middle, _, _ in bars)} of {len(bars)} "
-            f"bars at -20 or below; {sum(high < 0 for _, _, high in bars)} intervals "
-            "below 0"
-        )
+    for constraint in ("expertise", "prevalence"):
+        bars = [figures[key] for bar in PUBLISHED if (key := (*bar, constraint)) in figures]
+        if variant == "published" and bars:
+            print(
+                f"{constraint}: {sum(middle <= -20 for middle, _, _ in bars)} of "
+                f"{len(bars)} bars at -20 or below, "
+                f"{sum(high < 0 for _, _, high in bars)} intervals below 0"
+            )
 
 
 def print_coverage(records: list[dict[str, Any]]) -> None:
