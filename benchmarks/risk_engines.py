@@ -82,13 +82,10 @@ def main() -> None:
             f"{laplace.diagnostics_.k_hat:.2f}, {laplace.diagnostics_.importance_ess:,.0f} "
             f"effective of 4,000, {laplace.diagnostics_.seconds['laplace']:.1f} s"
         )
-        print(
-            f"  Laplace against NUTS       {apart(laplace.posterior_, nuts.posterior_.summary)}"
-        )
-        print(f"  Laplace against reference  {apart(laplace.posterior_, reference)}")
-        print(
-            f"  NUTS against reference     {apart(nuts.posterior_, reference)}", flush=True
-        )
+        ours, theirs = laplace.posterior_, nuts.posterior_
+        print(f"  Laplace against NUTS       {apart(ours, theirs.summary)}")
+        print(f"  Laplace against reference  {apart(ours, reference)}")
+        print(f"  NUTS against reference     {apart(theirs, reference)}", flush=True)
 
 
 if __name__ == "__main__":
