@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float64
 
-Z_95 = 1.959963984540054
-"""Quantile of the normal distribution that leaves 2.5 % above."""
+from phenokit.evidence.rates import Z_95, wilson_interval
 
 
 def shift_to_prevalence(
@@ -219,7 +218,7 @@ def calibrate_after_shift(
         )
 
     table = _bins(shifted, case, weight, n_bins)
-    low, high = _wilson(table["cases"].to_numpy(), table["n"].to_numpy())
+    low, high = wilson_interval(table["cases"].to_numpy(), table["n"].to_numpy())
     table["conf_int_1"], table["conf_int_2"] = to_cohort(low), to_cohort(high)
     predicted, share = table["predicted"].to_numpy(), table["share"].to_numpy()
     # By the delta method: the rate among the labelled that would be seen were the
@@ -263,17 +262,6 @@ def _bins(
 
 def _distance(table: pd.DataFrame) -> float:
     return float((table["share"] * (table["predicted"] - table["observed"]).abs()).sum())
-
-
-def _wilson(
-    cases: np.ndarray, n: np.ndarray
-) -> tuple[Float64[np.ndarray, " bin"], Float64[np.ndarray, " bin"]]:
-    """Wilson's interval of a rate (1927); it holds where no or every one is a case."""
-    rate = cases / n
-    centre = rate + Z_95**2 / (2 * n)
-    half = Z_95 * np.sqrt(rate * (1 - rate) / n + Z_95**2 / (4 * n**2))
-    low, high = (centre - half) / (1 + Z_95**2 / n), (centre + half) / (1 + Z_95**2 / n)
-    return np.maximum(low, 0.0), np.minimum(high, 1.0)
 
 
 def _last_true(holds: Callable[[float], bool], low: float, high: float) -> float:
