@@ -99,7 +99,7 @@ def format_share(share: float, low: float, high: float) -> str:
     """
     if isnan(share) or isnan(low) or isnan(high):
         return f"{format_probability(share)} (no interval)"
-    digits = 0 if 0.0995 <= share else 1
+    digits = 0 if share >= 0.0995 else 1
     ends = "–".join(f"{100 * end:.{digits}f}" for end in (low, high))
     return f"{format_probability(share)} ({ends})"
 
