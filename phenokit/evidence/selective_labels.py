@@ -60,13 +60,17 @@ LARGEST_LOGIT = LARGEST_LEVEL + LARGEST_MOVE
 SMALLEST_SPREAD = 1e-9
 """Stands for sigma = 0, where the closed form is 0/0."""
 SERIES_BELOW = 1e-5
-"""|d| below which P(Y=1,T=0) and P(Y=0,T=1) are taken from their series in d."""
+"""|x| below which log1p(x) / x is taken from its series."""
 LARGEST_TESTING_TERM = 12.0
 LARGEST_RISK_TERM = 30.0
 SMALLEST_TESTING_LOGIT = -11.5
 """Limits of |d|, |a| and a + d for the closed form; see `holds`."""
-ELEMENTS_AT_ONCE = 1 << 16
-"""Elements of a block of (cell, draw): half a MiB in float64."""
+SMALLEST_TESTING_TERM = 2e-3
+"""|d| from which on the closed form's derivatives are used."""
+ELEMENTS_AT_ONCE = 1 << 15
+"""Elements of a block of (cell, draw, node): 256 KiB in float64, so that the dozen arrays
+of a block stay in a core's cache."""
+DRAWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,14 @@ class Cells:
     def share(self) -> Float64[Array, " cell"]:
         """Share of the rows that a cell holds."""
         return self.counts.sum(axis=1) / self.counts.sum()
+
+    @cached_property
+    def seen(self) -> tuple[tuple[Array, Array], ...]:
+        """Features and counts of the cells in which each column's event was seen."""
+        return tuple(
+            (np.ascontiguousarray(self.features[column > 0]), column[column > 0])
+            for column in self.counts.T
+        )
 
     @property
     def prevalence_bounds(self) -> tuple[float, float]:
@@ -208,6 +220,17 @@ def choose_nodes(kind: Kind, steepness: float, spread: float, *, times: int = 1)
     return nodes_of("legendre", 128 * times)
 
 
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Keep freed arrays in the process, for the next array of their size.
+
+    glibc gives memory back to the system above a threshold, and raises the threshold to the
+    size of the largest block that was freed, up to 32 MiB. Left alone, every intermediate
+    array pays for its page faults: 5 ns an element beside 1 ns for an exponential.
+    """
+    np.empty(30 << 17)
+
+
 # --- probabilities --------------------------------------------------------------------
 
 
@@ -241,36 +264,41 @@ def closed_form(a: Any, d: Any, spread: Any, xp: ModuleType = np) -> Probabiliti
 
     With ``G(u) = log(1 + e^(u + sigma)) - log(1 + e^u)`` and ``b = a + d``::
 
-        P(Y=1) = G(a) / sigma         P(T=0) = G(-b - sigma) / sigma
-        P(Y=0, T=1) = L / (-sigma expm1(-d))        L = G(b) - G(a)
-        P(Y=1, T=0) = L / (sigma expm1(d))          P(Y=1, T=1) = P(Y=1) - P(Y=1, T=0)
+        P(Y=1) = G(a) / sigma         P(T=0) = 1 - G(b) / sigma
+        P(Y=1, T=0) = [G(b) - G(a)] / (sigma (e^d - 1))
+        P(Y=0, T=1) = e^d P(Y=1, T=0)         P(Y=1, T=1) = P(Y=1) - P(Y=1, T=0)
 
-    `L` is taken as one log1p. At d = 0 both quotients are 0/0; there a series stands in,
-    and d is replaced in the branch that is not taken, so that derivatives stay finite.
-    `xp` is numpy or jax.numpy. See `holds` for where the result can be used.
+    Each is a log1p. The difference of the two is ``log1p(k (e^d - 1))`` with
+    ``k = (1 - e^-sigma) s(a + sigma) s(-b)``, so that its quotient is ``k log1p(x) / x``,
+    which is smooth where d is 0: nothing but P(Y=1, T=1) cancels. Two exponentials and six
+    logarithms an element; `xp` is numpy or jax.numpy. See `holds` for where the result can
+    be used.
     """
-    near = xp.abs(d) < SERIES_BELOW
-    safe = xp.where(near, 1.0, xp.clip(d, -50.0, 50.0))
-    width = -xp.expm1(-spread)
-    upper, at_a = logistic(a + spread, xp), logistic(-a, xp)
-    difference = xp.log1p(width * upper * logistic(-a - safe, xp) * xp.expm1(safe))
-    first = width * upper * at_a
-    second = upper * logistic(-a - spread, xp) - logistic(a, xp) * at_a
-    negative = xp.where(
-        near, first + d * (first + second) / 2, difference / -xp.expm1(-safe)
-    )
-    missed = xp.where(near, first + d * (second - first) / 2, difference / xp.expm1(safe))
+    odds = xp.exp(xp.clip(a, -LARGEST_LEVEL, LARGEST_LEVEL))
+    ratio = xp.exp(xp.clip(d, -50.0, 50.0))
+    risen = odds * xp.exp(spread)
     grown = xp.expm1(spread)
-    case = xp.log1p(logistic(a, xp) * grown)
-    untested = xp.log1p(logistic(-a - d - spread, xp) * grown)
+    k = risen / (1 + risen) / (1 + odds * ratio) * -xp.expm1(-spread)
+    missed = k * _log1p_quotient(k * (ratio - 1), xp)
+    case = xp.log1p(grown * (odds / (1 + odds)))
+    untested = xp.log1p(grown / (1 + risen * ratio))
     tiny = np.finfo(np.float64).tiny
     return Probabilities(
         xp.log(xp.maximum((case - missed) / spread, tiny)),
-        xp.log(xp.maximum(negative / spread, tiny)),
+        xp.log(xp.maximum(missed * ratio / spread, tiny)),
         xp.log(xp.maximum(untested / spread, tiny)),
         case / spread,
         missed / spread,
     )
+
+
+def _log1p_quotient(x: Any, xp: ModuleType) -> Any:  # noqa: ANN401 - numpy or JAX
+    """log(1 + x) / x, with its value and its derivative kept at 0."""
+    near = xp.abs(x) < SERIES_BELOW
+    if xp is np and not near.any():
+        return np.log1p(x) / x
+    safe = xp.where(near, 1.0, x)
+    return xp.where(near, 1 - x / 2 + x * x / 3, xp.log1p(safe) / safe)
 
 
 def holds(a: Any, d: Any) -> Any:  # noqa: ANN401 - numpy or JAX
@@ -360,6 +388,69 @@ def event_derivatives(
     ad = (p * (steepness * curve_u + slope_a * slope_u)).sum(axis=1) - mean_a * mean_d
     dd = (p * (curve_u + slope_u**2)).sum(axis=1) - mean_d**2
     return np.log(total[:, 0]), np.stack([mean_a, mean_d]), np.stack([aa, ad, dd])
+
+
+def closed_derivatives(
+    event: str, a: Float64[Array, " cell"], d: Float64[Array, " cell"], spread: float
+) -> tuple[Array, Array, Array]:
+    """`event_derivatives` for uniform Z and alpha = 1, from `closed_form`.
+
+    With ``D = G(b) - G(a) = M sigma (e^d - 1)`` for the missed cases M, the derivatives of
+    log M are those of log D less those of log (e^d - 1). They cancel where d is near 0, and
+    those of P(T=1, Y=1) where it is small beside P(Y=1); see `derivatives_hold`.
+    """
+    spread = max(spread, SMALLEST_SPREAD)
+    p = closed_form(a, d, spread)
+    if event == "case":
+        first, second = _slopes_of_rise(a, spread)
+        first, second = first / (spread * p.case), second / (spread * p.case)
+        none = np.zeros_like(a)
+        return (
+            np.log(p.case),
+            np.stack([first, none]),
+            np.stack([second - first**2, none, none]),
+        )
+    first_b, second_b = _slopes_of_rise(a + d, spread)
+    if event == "untested":
+        untested = spread * np.exp(p.log_untested)
+        first, second = (
+            -first_b / untested,
+            -second_b / untested - (first_b / untested) ** 2,
+        )
+        return p.log_untested, np.stack([first, first]), np.stack([second] * 3)
+    first_a, second_a = _slopes_of_rise(a, spread)
+    odds = np.exp(d)
+    difference = p.missed * spread * (odds - 1)
+    by_a, by_b = (first_b - first_a) / difference, first_b / difference
+    relative = odds / (odds - 1)
+    by_d = by_b - relative
+    aa = (second_b - second_a) / difference - by_a**2
+    ad = second_b / difference - by_a * by_b
+    dd = second_b / difference - by_b**2 + relative / (odds - 1)
+    if event == "negative":
+        return p.log_negative, np.stack([by_a, by_d + 1]), np.stack([aa, ad, dd])
+    if event == "missed":
+        return np.log(p.missed), np.stack([by_a, by_d]), np.stack([aa, ad, dd])
+    positive = np.exp(p.log_positive)
+    share = p.missed / positive
+    mean_a = first_a / (spread * positive) - share * by_a
+    mean_d = -share * by_d
+    aa = second_a / (spread * positive) - share * (aa + by_a**2) - mean_a**2
+    ad = -share * (ad + by_a * by_d) - mean_a * mean_d
+    dd = -share * (dd + by_d**2) - mean_d**2
+    return p.log_positive, np.stack([mean_a, mean_d]), np.stack([aa, ad, dd])
+
+
+def _slopes_of_rise(u: Array, spread: float) -> tuple[Array, Array]:
+    """G'(u) = s(u + sigma) - s(u) and G''(u), without cancellation."""
+    upper, below = logistic(u + spread), logistic(-u)
+    first = -np.expm1(-spread) * upper * below
+    return first, first * (below - upper)
+
+
+def derivatives_hold(a: Array, d: Array) -> Array:
+    """Where `closed_derivatives` keeps 1e-6 of a slope and 1e-4 of a curvature."""
+    return holds(a, d) & (np.abs(d) > SMALLEST_TESTING_TERM)
 
 
 def _given_z(
@@ -536,23 +627,32 @@ class BernoulliModel:
         """
         found = np.zeros((4, len(shape)))
         features, counts, share = self.cells.features, self.cells.counts, self.cells.share
-        many = max(1, ELEMENTS_AT_ONCE // len(features)) if self.kind == "uniform" else 8
-        at_once = max(1, ELEMENTS_AT_ONCE // many)
-        for first in range(0, len(shape), many):
-            draws = slice(first, first + many)
-            for start in range(0, len(features), at_once):
-                rows = slice(start, start + at_once)
-                p = self.probabilities(
-                    coefficients[draws], shape[draws], features[rows], times=times
-                )
-                for column, log_p in enumerate(p[:3]):
-                    found[0, draws] += counts[rows, column] @ log_p
-                found[1, draws] += share[rows] @ p.case
-                found[2, draws] += share[rows] @ p.missed
-                found[3, draws] += share[rows] @ np.exp(p.log_untested)
+        keep_freed_memory()
+        for draws, rows in self._blocks(shape, times):
+            p = self.probabilities(
+                coefficients[draws], shape[draws], features[rows], times=times
+            )
+            for column, log_p in enumerate(p[:3]):
+                found[0, draws] += counts[rows, column] @ log_p
+            found[1, draws] += share[rows] @ p.case
+            found[2, draws] += share[rows] @ p.missed
+            found[3, draws] += share[rows] @ np.exp(p.log_untested)
         log_likelihood, case, missed, untested = found
         tested = 1 - untested
         return Evaluated(log_likelihood, case, (case - missed) / tested, missed / untested)
+
+    def _blocks(self, shape: Array, times: int) -> Any:  # noqa: ANN401 - an iterator
+        """Slices of draws and of cells whose arrays stay in the cache."""
+        n_cells = len(self.cells.features)
+        n_nodes, many = 1, DRAWS_AT_ONCE
+        if self.kind != "uniform" or times > 1:
+            law = self.law(float(np.abs(shape).max()))
+            n_nodes, many = len(choose_nodes(self.kind, *law, times=times).position), 8
+        many = max(many, ELEMENTS_AT_ONCE // (n_nodes * n_cells))
+        at_once = max(1, ELEMENTS_AT_ONCE // (n_nodes * many))
+        for first in range(0, len(shape), many):
+            for start in range(0, n_cells, at_once):
+                yield slice(first, first + many), slice(start, start + at_once)
 
     def log_density(
         self,
@@ -578,10 +678,10 @@ class BernoulliModel:
         self, coefficients: Float64[Array, " coefficient"], shape: float
     ) -> tuple[float, Float64[Array, " c"], Float64[Array, "c c"]]:
         """Log density in the coefficients at one shape, its gradient and its Hessian."""
+        keep_freed_memory()
         total = _Total(self, coefficients, shape)
-        for column, event in enumerate(COLUMN_EVENTS):
-            seen = self.cells.counts[:, column] > 0
-            total.add_counts(event, seen, self.cells.counts[seen, column])
+        for event, (features, counts) in zip(COLUMN_EVENTS, self.cells.seen, strict=True):
+            total.add_counts(event, features, counts)
         if self.weight > 0:
             total.add_prevalence()
         precision = COEFFICIENT_SCALE**-2
@@ -595,24 +695,36 @@ class _Total:
     """A sum over cells of functions of (a, d), with derivatives in the coefficients."""
 
     def __init__(self, model: BernoulliModel, coefficients: Array, shape: float) -> None:
-        self.model = model
-        a, d = model.linear_predictors(coefficients[None], model.cells.features)
-        self.a, self.d = a[:, 0], d[:, 0]
+        self.model, self.coefficients = model, coefficients[None]
         steepness, spread = model.law(shape)
         self.law = (steepness, spread, choose_nodes(model.kind, steepness, spread))
         self.value = 0.0
         self.gradient = np.zeros(model.dimension)
         self.hessian = np.zeros((model.dimension, model.dimension))
 
-    def blocks(self, rows: Array) -> Any:  # noqa: ANN401 - an iterator of positions
-        """Positions of some cells, few enough that their nodes stay in the cache."""
-        position = np.flatnonzero(rows)
-        at_once = max(1, ELEMENTS_AT_ONCE // len(self.law[2].position))
-        return (position[k : k + at_once] for k in range(0, len(position), at_once))
+    def derivatives(self, event: str, features: Array) -> tuple[Array, Array, Array]:
+        """Of the logarithm of an event's probability, in closed form where that holds."""
+        a, d = self.model.linear_predictors(self.coefficients, features)
+        a, d = a[:, 0], d[:, 0]
+        if self.model.kind != "uniform":
+            return event_derivatives(event, a, d, *self.law)
+        with np.errstate(all="ignore"):  # what overflows is replaced below
+            found = closed_derivatives(event, a, d, self.law[1])
+        lost = ~derivatives_hold(a, d)
+        if lost.any():
+            better = event_derivatives(event, a[lost], d[lost], *self.law)
+            for values, exact in zip(found, better, strict=True):
+                values[..., lost] = exact
+        return found
 
-    def chain(self, rows: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    def blocks(self, n: int) -> Any:  # noqa: ANN401 - an iterator of slices
+        """Some cells at a time, few enough that their arrays stay in the cache."""
+        n_nodes = 4 if self.model.kind == "uniform" else len(self.law[2].position)
+        at_once = ELEMENTS_AT_ONCE // n_nodes
+        return (slice(start, start + at_once) for start in range(0, n, at_once))
+
+    def chain(self, features: Array, first: Array, second: Array) -> tuple[Array, Array]:
         """Gradient and Hessian in the coefficients from those in (a, d)."""
-        features = self.model.cells.features[rows]
         testing = features[:, list(self.model.free)]
         gradient = np.concatenate([first[0] @ features, first[1] @ testing])
         aa = features.T @ (second[0][:, None] * features)
@@ -620,32 +732,28 @@ class _Total:
         dd = testing.T @ (second[2][:, None] * testing)
         return gradient, np.block([[aa, ad], [ad.T, dd]])
 
-    def add_counts(self, event: str, seen: Array, counts: Array) -> None:
+    def add_counts(self, event: str, features: Array, counts: Array) -> None:
         """Add ``counts log P(event)``."""
-        at = 0
-        for rows in self.blocks(seen):
-            n = counts[at : at + len(rows)]
-            at += len(rows)
-            value, first, second = event_derivatives(
-                event, self.a[rows], self.d[rows], *self.law
-            )
-            gradient, hessian = self.chain(rows, n * first, n * second)
+        for rows in self.blocks(len(counts)):
+            n = counts[rows]
+            value, first, second = self.derivatives(event, features[rows])
+            gradient, hessian = self.chain(features[rows], n * first, n * second)
             self.value += n @ value
             self.gradient += gradient
             self.hessian += hessian
 
     def add_prevalence(self) -> None:
         """Add ``-w (mean P(Y=1) - prevalence)²``."""
-        model, share = self.model, self.model.cells.share
+        model, cells = self.model, self.model.cells
         mean = 0.0
         slope, curve = np.zeros_like(self.gradient), np.zeros_like(self.hessian)
-        for rows in self.blocks(share > 0):
-            value, first, second = event_derivatives(
-                "case", self.a[rows], self.d[rows], *self.law
-            )
-            p = share[rows] * np.exp(value)
+        for rows in self.blocks(len(cells.share)):
+            value, first, second = self.derivatives("case", cells.features[rows])
+            p = cells.share[rows] * np.exp(value)
             products = np.stack([first[0] ** 2, first[0] * first[1], first[1] ** 2])
-            gradient, hessian = self.chain(rows, p * first, p * (second + products))
+            gradient, hessian = self.chain(
+                cells.features[rows], p * first, p * (second + products)
+            )
             mean, slope, curve = mean + p.sum(), slope + gradient, curve + hessian
         apart = mean - model.prevalence
         self.value -= model.weight * apart**2

@@ -14,7 +14,9 @@ from phenokit.evidence.selective_labels import (
     aggregate,
     by_quadrature,
     choose_nodes,
+    closed_derivatives,
     closed_form,
+    derivatives_hold,
     event_derivatives,
     holds,
     nodes_of,
@@ -90,7 +92,22 @@ def test_the_closed_form_is_the_integral_wherever_it_is_used(sigma):
     exact = by_quadrature(a[used], d[used], 1.0, sigma, nodes_of("uniform", 200))
     for ours, expected in zip(found[:3], exact[:3], strict=True):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found.missed, exact.missed, rtol=1e-10)
+    np.testing.assert_allclose(found.missed, exact.missed, rtol=1e-11)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 1.0, 9.0])
+@pytest.mark.parametrize("event", ["positive", "negative", "untested", "case", "missed"])
+def test_derivatives_in_closed_form_are_those_under_the_integral(event, sigma):
+    a, d = (each.ravel() for each in np.meshgrid(np.linspace(-30, 30, 61),
+            [-12, -1, -3e-3, -1e-3, 0, 3e-3, 1, 12]))  # fmt: skip
+    used = derivatives_hold(a, d)
+    assert used.mean() > 0.5
+    exact = event_derivatives(event, a[used], d[used], 1.0, sigma, nodes_of("uniform", 64))
+    for ours, expected, error in zip(
+        closed_derivatives(event, a[used], d[used], sigma), exact, (1e-9, 1e-7, 1e-4),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=error)
 
 
 def test_normal_unobservables_agree_with_adaptive_quadrature():
