@@ -30,7 +30,7 @@ def fit(name: str, variant: str, engine: str) -> SelectiveLabelsModel:
     X = table.drop(columns=["T", "Y"])
     free = [X.columns[j - 1] for j in truth["free_beta_Delta_under_expertise"] if j]
     stated = variant == "both"
-    model = SelectiveLabelsModel(engine=engine, checks=False)  # pyright: ignore[reportArgumentType]
+    model = SelectiveLabelsModel(engine=engine, checks=False)
     return model.fit(
         X, table["T"], table["Y"], seed=1,
         prevalence=truth["prevalence_target"] if stated else None,

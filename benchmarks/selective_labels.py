@@ -91,7 +91,8 @@ def logistic(u: np.ndarray) -> np.ndarray:
 
 def frame(features: np.ndarray) -> pd.DataFrame:
     """Features with their names."""
-    return pd.DataFrame(features, columns=[f"x{j + 1}" for j in range(N_FEATURES)])
+    names = [f"x{j + 1}" for j in range(N_FEATURES)]
+    return pd.DataFrame(features, columns=pd.Index(names))
 
 
 def standard_normal(rng: np.random.Generator) -> np.ndarray:
@@ -222,7 +223,7 @@ def fit(data: Simulated, constraint: str, *, seed: int, engine: str) -> dict[str
     """Means and interval ends of every quantity, or the code of a refusal."""
     stated, expert = CONSTRAINTS[constraint]
     start = time.perf_counter()
-    model = SelectiveLabelsModel(data.kind, engine, checks=False, **data.options)  # pyright: ignore[reportArgumentType]
+    model = SelectiveLabelsModel(data.kind, engine, checks=False, **data.options)
     try:
         model.fit(
             data.X, data.tested, data.outcome, seed=seed,
