@@ -13,6 +13,7 @@ page = st.navigation(
         st.Page("pages/ecg.py", title="ECG", default=True),
         st.Page("pages/cohort.py", title="Cohort"),
         st.Page("pages/associations.py", title="Associations"),
+        st.Page("pages/risk.py", title="Risk"),
         st.Page("pages/models.py", title="Models"),
     ],
     position="top",

@@ -90,7 +90,7 @@ def tables(folder: Path) -> CohortTables:
     BadInput
         As `read_cohort_tables`.
     """
-    return _tables(folder, _stamp(folder))
+    return _tables(folder, stamp_of(folder))
 
 
 def worklist(folder: CohortFolder) -> Worklist:
@@ -101,7 +101,7 @@ def worklist(folder: CohortFolder) -> Worklist:
     BadInput
         As `read_worklist` and `read_cohort_tables`.
     """
-    return _worklist(folder.path, folder.scores, _stamp(folder.path))
+    return _worklist(folder.path, folder.scores, stamp_of(folder.path))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def pairing(folder: CohortFolder, settings: Mapping[str, Any], exposure: str) ->
         If the cohort, its scores or their model are not at hand as they were.
     """
     said = json.dumps(settings, sort_keys=True)
-    return _pairing(folder, folder.path, said, exposure, _stamp(folder.path))
+    return _pairing(folder, folder.path, said, exposure, stamp_of(folder.path))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -215,7 +215,7 @@ def analysed(
         As `build_cohort`.
     """
     cohort = _analysed(
-        folder.path, folder.scores, version, cases, linking, _stamp(folder.path)
+        folder.path, folder.scores, version, cases, linking, stamp_of(folder.path)
     )
     return drop_incomplete(cohort, complete) if complete else cohort
 
@@ -258,7 +258,7 @@ def _worklist(folder: Path, scores: Path, stamp: str) -> Worklist:
     return read_worklist(scores, _tables(folder, stamp))
 
 
-def _stamp(folder: Path) -> str:
+def stamp_of(folder: Path) -> str:
     """Changes when a table or the scores do."""
     files = [*sorted(folder.glob("*.*")), folder / "scores" / "manifest.json"]
     times = [f"{path.name} {path.stat().st_mtime_ns}" for path in files if path.is_file()]

@@ -1,0 +1,155 @@
+"""Follow-up by risk: who of a cohort gets a phecode, by stratum of risk at the ECG."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages import _cohorts, _panels, _risk_analysis, _widgets
+from phenokit.batch.follow_up import FollowUpResult, follow_to_code
+from phenokit.cohort import Cohort
+from phenokit.errors import AnalysisRefused, BadInput
+from phenokit.jobs import Job
+from phenokit.readers.cohort_folders import CohortFolder
+from phenokit.readers.cohorts import Linking
+from phenokit.readers.phecodes import CaseRule
+from phenokit.report.survival_figures import (
+    draw_cumulative_incidence,
+    draw_hazards,
+    draw_kaplan_meier,
+)
+
+STRATA = {3: "Thirds of risk", 5: "Fifths of risk"}
+FEWEST_CASES = 10
+"""Patients with a phecode that is offered."""
+
+
+@st.fragment
+def show(job_id: str, folder: CohortFolder) -> None:
+    """Choose a phecode, and see who stays free of it by risk at the ECG."""
+    with _widgets.guard():
+        _show(_risk_analysis.job_of(job_id), folder)
+
+
+def _show(job: Job, folder: CohortFolder) -> None:
+    st.subheader("Follow-up by risk", anchor=False)
+    try:
+        cohort = _cohort(folder)
+        tables = _cohorts.tables(folder.path)
+    except BadInput as error:
+        _cohorts.show_refused(error)
+        return
+    if tables.follow_up is None:
+        st.info("This cohort has no table `follow_up.csv`: nobody's last day is known.")
+        return
+    names = _offered(cohort)
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    with left:
+        phecode = st.selectbox(
+            f"First code of ({len(names):,} phecodes with {FEWEST_CASES} patients or more)",
+            list(names), index=None, format_func=names.__getitem__,
+            key=f"phecode-{job.job_id}", placeholder="Choose a phecode",
+        )  # fmt: skip
+    with right:
+        n_strata = st.segmented_control(
+            "By", list(STRATA), format_func=STRATA.__getitem__, default=3, required=True,
+            key=f"strata-{job.job_id}",
+        )  # fmt: skip
+    if phecode is None:
+        st.info("Choose a phecode to follow all patients from their first ECG on.")
+        return
+    try:
+        found = _followed(
+            folder, folder.path, _cohorts.stamp_of(folder.path), job.job_id, str(phecode),
+            int(n_strata),
+        )  # fmt: skip
+    except (BadInput, AnalysisRefused) as error:
+        refusal = _risk_analysis.Refusal(error.code, str(error))
+        _widgets.show(
+            [_risk_analysis.refused(refusal, title="Follow-up")], key="no-follow-up"
+        )
+        return
+    show_result(found)
+
+
+def show_result(found: FollowUpResult) -> None:
+    """Curves, hazard ratio and who is in them."""
+    st.text(found.sentence)
+    st.caption(
+        "All patients of the analysis with a known risk, tested or not, from the day of "
+        "the first ECG. Follow-up of the tested alone would not be that of the cohort."
+    )
+    event = f"{found.phecode_string} ({found.phecode})"
+    _widgets.show_figure(
+        draw_kaplan_meier(found.curves, title=f"Free of {event}"), key="kaplan-meier"
+    )
+    if found.incidence is not None:
+        _widgets.show_figure(
+            draw_cumulative_incidence(found.incidence, title=event), key="incidence"
+        )
+    if found.hazards is not None:
+        _widgets.show_figure(draw_hazards(found.hazards), key="hazards")
+        for flag in getattr(found.hazards, "notes", ()):
+            st.text(flag)
+    if found.refusal:
+        st.warning("Cox's model was refused.")
+        st.text(found.refusal)
+    steps: list[_widgets.Node] = [
+        ["tr", {}, ["th", {"scope": "row"}, step.rule],
+            ["td", {"class": "number"}, f"{step.n_patients:,}"],
+            ["td", {"class": "number"}, f"{step.dropped_patients:,}"]]
+        for step in found.attrition
+    ]  # fmt: skip
+    heads: list[_widgets.Node] = [
+        ["th", {"scope": "col", "class": name}, words]
+        for name, words in (("", "Who is in it"), ("number", "Left"), ("number", "Dropped"))
+    ]
+    table: _widgets.Node = [
+        "table", {}, ["thead", {}, ["tr", {}, *heads]], ["tbody", {}, *steps],
+    ]  # fmt: skip
+    _widgets.show([table, _panels.notes(found.curves.notes)], key="followed")
+
+
+def _cohort(folder: CohortFolder) -> Cohort:
+    """First ECG of each patient; all codes of a patient count."""
+    return _cohorts.analysed(
+        folder, "1.2", CaseRule(minimum_codes=1), Linking("any_time", unit="first")
+    )
+
+
+def _offered(cohort: Cohort) -> dict[str, str]:
+    """Phecodes that enough patients have."""
+    info = _cohorts.phecode_map("1.2").info.set_index("phecode")["phecode_string"]
+    status = cohort.status
+    return {
+        phecode: f"{phecode} {info[phecode]} ({len(rows):,} patients)"
+        for phecode, rows in zip(status.phecodes, status.case_rows, strict=True)
+        if len(rows) >= FEWEST_CASES
+    }
+
+
+@st.cache_resource(max_entries=8, show_spinner="Following")
+def _followed(
+    _folder: CohortFolder, path: Path, stamp: str, job_id: str, phecode: str, n: int
+) -> FollowUpResult:
+    cohort = _cohort(_folder)
+    risk = _risk_analysis.run_of(_risk_analysis.job_of(job_id)).risk.set_index("person_id")[
+        "risk"
+    ]
+    rows = cohort.patients
+    values = risk.reindex(rows["person_id"]).to_numpy(np.float64)
+    patients = pd.DataFrame(
+        {"person_id": rows["person_id"], "entry": rows["time"].to_numpy()}
+    )
+    return follow_to_code(
+        _cohorts.tables(path),
+        _cohorts.phecode_map("1.2"),
+        patients,
+        values,
+        phecode,
+        n_strata=n,
+        value_name="risk",
+        who="patients of the cohort",
+        entry_name="the first ECG",
+    )

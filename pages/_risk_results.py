@@ -1,0 +1,274 @@
+"""The answer of an analysis of risk: flags, the slider, every panel, and the exports."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import pandas as pd
+import streamlit as st
+
+from pages import _panels, _risk_analysis, _risk_follow_up, _risk_what_if, _widgets
+from phenokit.batch.risk import acknowledge_conflict
+from phenokit.errors import BadInput
+from phenokit.jobs import Job
+from phenokit.readers.cohort_folders import CohortFolder
+from phenokit.report.ecg_paper import BANNER
+from phenokit.report.explanation import count
+from phenokit.report.risk import (
+    RiskPanel,
+    RiskRun,
+    cohort_sentence,
+    conflict_sentence,
+    disagreement_sentence,
+    expertise_sentence,
+    finding_sentence,
+    gate_sentence,
+    prevalence_sentence,
+    write_report,
+)
+from phenokit.report.risk_exports import export_risk, with_warnings
+from phenokit.report.tables import format_table
+
+VIEWS = {
+    "answer": "Who is at risk",
+    "check": "Does it hold?",
+    "why": "What drives risk and testing",
+    "other": "Other assumptions",
+    "follow": "Follow-up",
+    "rules": "Cohort and method",
+}
+PANELS = {
+    "answer": ("distributions", "fifths", "groups"),
+    "check": ("calibration", "priors", "comparators"),
+    "why": ("odds_ratios", "testing", "decision"),
+    "other": ("sensitivity", "viable"),
+    "rules": ("attrition",),
+}
+"""Keys of `risk_panels` by view."""
+
+
+def show(
+    job: Job, other: Job | None, cohort: CohortFolder | None, *, is_last_word: bool
+) -> None:
+    """The result of a job.
+
+    Parameters
+    ----------
+    other
+        The quick job whose place it has taken, if any.
+    cohort
+        None where the patients were uploaded.
+    is_last_word
+        Whether no job of the analysis runs any more.
+    """
+    try:
+        run = _risk_analysis.run_of(job)
+    except BadInput as error:
+        st.error(f"The result of this analysis cannot be shown ({error.code}).")
+        st.text(str(error))
+        return
+    acknowledged = _risk_analysis.acknowledgement(job)
+    nodes = [
+        _risk_analysis.flags(run.flags, notes=[acknowledged] if acknowledged else ()),
+        _risk_analysis.engine_line(job, other, is_last_word=is_last_word),
+        _risk_analysis.lines(
+            [cohort_sentence(run), prevalence_sentence(run), expertise_sentence(run)]
+        ),
+        ["p", {"class": "lead"}, finding_sentence(run)],
+    ]
+    _widgets.show(nodes, key="about")
+    if any(flag["code"] == _risk_analysis.CONFLICT for flag in run.flags):
+        show_conflict([one for one in (job, other) if one is not None], run)
+    show_disagreement(run)
+    views = [one for one in VIEWS if one != "follow" or cohort is not None]
+    view = st.segmented_control(
+        "Show", views, default=views[0], required=True, format_func=VIEWS.__getitem__,
+        key="risk_view",
+    )  # fmt: skip
+    if view == "answer":
+        show_slider(job, run)
+    if view == "follow" and cohort is not None:
+        _risk_follow_up.show(job.job_id, cohort)
+    wanted = PANELS.get(str(view), ())
+    for one in _risk_analysis.panels_of(job):
+        if one.key in wanted:
+            show_panel(one, run, acknowledged)
+    if view == "rules":
+        show_method(run)
+    show_exports(run, acknowledged)
+
+
+# What must be read first
+
+
+def show_conflict(jobs: Sequence[Job], run: RiskRun) -> None:
+    """Both fits side by side, and the tick that stays on the exports."""
+    st.subheader("The stated prevalence and the data disagree", anchor=False)
+    st.text(conflict_sentence(run))
+    _widgets.show([_risk_analysis.both_fits(run)], key="both-fits")
+    said = [_risk_analysis.acknowledgement(job) for job in jobs]
+    key = f"acknowledge-{jobs[0].job_id}"
+    st.session_state.setdefault(key, all(said))
+    st.checkbox(
+        "I have read this, I have checked source, population, age range and time window of "
+        "the prevalence, and I use the result nonetheless",
+        key=key, disabled=all(said), on_change=_acknowledge, args=(key, jobs),
+    )  # fmt: skip
+    st.caption("The flag stays on screen and on every export, with this acknowledgement.")
+
+
+def _acknowledge(key: str, jobs: Sequence[Job]) -> None:
+    if st.session_state[key]:
+        for job in jobs:
+            acknowledge_conflict(job.out)
+
+
+def show_disagreement(run: RiskRun) -> None:
+    """Where the two engines differ; said, never averaged away."""
+    sentence = disagreement_sentence(run)
+    if not sentence:
+        return
+    table = _risk_analysis.disagreement(run)
+    if table is None:
+        st.text(f"✓ {sentence}")
+        return
+    st.warning("The quick answer and the reference disagree. The reference is shown.")
+    st.text(sentence)
+    _widgets.show([table], key="disagreement")
+
+
+# Panels
+
+
+def show_slider(job: Job, run: RiskRun) -> None:
+    """The answer under another prevalence."""
+    st.subheader("If the prevalence were another", anchor=False)
+    stated = run.diagnostics["prevalence"]
+    if stated["value"] is None or run.is_continuous:
+        st.info("No prevalence was stated, so that no other can take its place.")
+        return
+    given = run.manifest["settings"]["threshold"]
+    _risk_what_if.show_what_if(
+        job.job_id,
+        {**stated, "threshold": given or run.estimate("prevalence")[0]},
+        (run.n_patients, run.n_patients - run.n_tested),
+    )
+
+
+def show_panel(panel: RiskPanel, run: RiskRun, acknowledged: str) -> None:
+    """A question, its figures, and the same as tables that can be saved."""
+    st.subheader(panel.title, anchor=False)
+    st.text(panel.text)
+    if panel.absent:
+        st.caption("Not shown:")
+        st.text(panel.absent)
+    for k, drawing in enumerate(panel.drawings):
+        # A copy: the page's colours are written into it, and others see it too.
+        own = replace(drawing, figure=deepcopy(drawing.figure))
+        _widgets.show_figure(own, key=f"{panel.key}-{k}")
+        words = "The same as a table"
+        show_table(drawing.table, words, f"{panel.key}-{k}-rows", run, acknowledged)
+    for k, (words, rows) in enumerate(panel.tables.items()):
+        key = f"{panel.key}-table-{k}"
+        show_table(rows, words, key, run, acknowledged, is_open=not panel.drawings)
+
+
+def show_table(
+    rows: pd.DataFrame,
+    words: str,
+    key: str,
+    run: RiskRun,
+    acknowledged: str,
+    *,
+    is_open: bool = False,
+) -> None:
+    """Rows that can be unfolded and saved."""
+
+    def file() -> bytes:
+        return format_table(
+            with_warnings(
+                rows, flags=run.flags, limits=run.limits, acknowledged=acknowledged
+            )
+        )
+
+    with st.expander(f"{words} ({count(len(rows), 'row')})", expanded=is_open):
+        st.dataframe(
+            rows.rename(columns=lambda name: str(name).replace("_", " ")),
+            hide_index=True, key=key, column_config=_columns(rows),
+            alt=f"{words}, {len(rows)} rows.",
+        )  # fmt: skip
+        st.download_button(
+            "CSV, all digits", file, f"phenokit-risk-{key}.csv", on_click="ignore",
+            key=f"save-{key}",
+        )  # fmt: skip
+
+
+def _columns(rows: pd.DataFrame) -> dict[str, Any]:
+    """Numbers with as many digits as can be read."""
+    return {
+        name.replace("_", " "): st.column_config.NumberColumn(
+            format="localized" if name in WHOLE or name.startswith("n_") else "%.3g"
+        )
+        for name in map(str, rows.columns)
+        if pd.api.types.is_numeric_dtype(rows[name])
+        and not pd.api.types.is_bool_dtype(rows[name])
+    }
+
+
+WHOLE = {"n", "fifth", "bin"}
+
+
+def show_method(run: RiskRun) -> None:
+    """The gate, the posterior, and what made them."""
+    st.subheader("How was it made?", anchor=False)
+    settings = run.manifest["settings"]
+    pairs = {
+        "Run": str(run.manifest["run_id"]),
+        "Unseen risk": str(settings["kind"]),
+        "Seed": str(settings["seed"]),
+        **{str(k): str(v) for k, v in run.manifest.get("versions", {}).items()},
+    }
+    sentences = [gate_sentence(run), disagreement_sentence(run), conflict_sentence(run)]
+    nodes = [_risk_analysis.lines([one for one in sentences if one]), _panels.facts(pairs)]
+    _widgets.show(nodes, key="method")
+    show_table(run.tables["summary"], "Posterior of every quantity", "posterior", run, "")
+
+
+# Files
+
+
+def show_exports(run: RiskRun, acknowledged: str) -> None:
+    """All that is on screen, with its flags and limits."""
+    st.subheader("Export", anchor=False)
+    name = f"phenokit-risk-{run.manifest['run_id']}"
+
+    def file(kind: Literal["csv", "parquet", "json"]) -> bytes:
+        return export_risk(
+            run.risk, kind=kind, flags=run.flags, limits=run.limits,
+            acknowledged=acknowledged, manifest=run.manifest,
+            diagnostics=run.diagnostics, summary=run.tables["summary"],
+        )  # fmt: skip
+
+    with st.container(horizontal=True):
+        for label, kind in EXPORTS.items():
+            st.download_button(
+                label, partial(file, kind), f"{name}.{kind}", on_click="ignore",
+                key=f"export-{kind}",
+            )  # fmt: skip
+        st.download_button(
+            "Report, HTML", lambda: write_report(run).encode(), f"{name}.html",
+            on_click="ignore", key="export-html",
+        )  # fmt: skip
+    st.caption(
+        f"Each carries the flags, the limits and any acknowledgement. {BANNER}. Not for "
+        "individual diagnosis."
+    )
+
+
+EXPORTS: dict[str, Literal["csv", "parquet", "json"]] = {
+    "Patients, CSV": "csv",
+    "Patients, Parquet": "parquet",
+    "Result and settings, JSON": "json",
+}

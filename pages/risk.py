@@ -1,0 +1,188 @@
+"""Risk of the tested and the untested: set up an analysis, watch it, and read the answer.
+
+An analysis is two jobs (`phenokit.jobs`): a quick one, which answers within seconds, and
+the reference, which takes the place of the quick one when it ends. Both go on when the tab
+is closed.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import streamlit as st
+
+from pages import _cohorts, _panels, _risk_analysis, _risk_results, _risk_setup, _widgets
+from pages._risk_analysis import Analysis
+from phenokit.errors import OutputBusy
+from phenokit.jobs import Job, JobState, cancel_job, find_job, jobs_folder, resume_job
+from phenokit.readers.cohort_folders import CohortFolder
+from phenokit.report.explanation import count
+
+NEW = "new"
+SOURCES = {"cohort": "A cohort", "upload": "A table of your own"}
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def main() -> None:
+    st.title("Risk")
+    _widgets.show([_risk_analysis.limits()], key="limits")
+    source = choose_source()
+    left, right = st.columns(2, gap="medium")
+    with left:
+        found = _cohorts.choose_cohort() if source == "cohort" else ("upload", None)
+        if source == "upload":
+            st.text("The table stays on this server, in the folder of the runs.")
+    if found is None:
+        return
+    key, cohort = found
+    with right:
+        chosen = choose_analysis(key, cohort)
+    if chosen is None:
+        _risk_setup.show(key, cohort, partial(open_analysis, key))
+    else:
+        show_analysis(chosen, cohort)
+
+
+# Where patients come from, and what was run
+
+
+def choose_source() -> str:
+    """Whether patients come from a cohort of the server or from an upload."""
+    if "risk_source" not in st.session_state:
+        wanted = st.query_params.get("source")
+        st.session_state["risk_source"] = wanted if wanted in SOURCES else "cohort"
+    chosen = st.segmented_control(
+        "Patients from", list(SOURCES), format_func=SOURCES.__getitem__, required=True,
+        key="risk_source",
+    )  # fmt: skip
+    st.query_params["source"] = chosen
+    return str(chosen)
+
+
+def choose_analysis(key: str, cohort: CohortFolder | None) -> Analysis | None:
+    """An analysis of these patients, the latest at first; None for a new one."""
+    found = _risk_analysis.analyses("" if cohort is None else str(cohort.path))
+    state = f"risk-run-{key}"
+    if st.session_state.get(state) not in {NEW, *found}:
+        wanted = st.query_params.get("run")
+        first = next(iter(found), NEW)
+        st.session_state[state] = wanted if wanted in {NEW, *found} else first
+    chosen = st.selectbox(
+        f"Analysis ({len(found):,} earlier)",
+        [NEW, *found],
+        format_func=lambda one: "Set up a new one" if one == NEW else found[one].words(),
+        key=state,
+    )
+    st.query_params["run"] = chosen
+    return found.get(chosen)
+
+
+def open_analysis(key: str, analysis: str) -> None:
+    """Show an analysis that was just started."""
+    st.session_state[f"risk-run-{key}"] = analysis
+
+
+# An analysis: how far its jobs are, and the best answer there is
+
+
+def show_analysis(analysis: Analysis, cohort: CohortFolder | None) -> None:
+    """Progress on top while something runs, then the answer or the refusal."""
+    look = st.fragment(
+        show_jobs, run_every=SECONDS_BETWEEN_LOOKS if analysis.is_running else None
+    )
+    look({job.job_id: job.state for job in analysis.jobs})
+    quick, reference = analysis.quick, analysis.reference
+    finished = [job for job in analysis.jobs if job.state is JobState.FINISHED]
+    refusals = {
+        job.job_id: refusal
+        for job in analysis.jobs
+        if (refusal := _risk_analysis.refusal_of(job)) is not None
+    }
+    if refusals:
+        _widgets.show(
+            [
+                _risk_analysis.refused(
+                    refusals[job.job_id], title=_risk_analysis.engine_words(job)
+                )
+                for job in analysis.jobs
+                if job.job_id in refusals
+            ],
+            key="refused",
+        )
+    if not finished:
+        return
+    shown = finished[-1]
+    if refusals and not _asked_for_unconfirmed(shown, reference):
+        return
+    other = quick if shown is reference and quick in finished else None
+    _risk_results.show(shown, other, cohort, is_last_word=not analysis.is_running)
+
+
+def _asked_for_unconfirmed(shown: Job, reference: Job | None) -> bool:
+    """Whether numbers of one engine are wanted although the other refused."""
+    name = _risk_analysis.engine_words(shown)
+    st.warning(
+        f"The {name} passed its own gate, the other did not. Its numbers are unconfirmed "
+        "and stay closed until you open them."
+    )
+    return st.toggle("Show the unconfirmed numbers", key=f"unconfirmed-{shown.job_id}")
+
+
+def show_jobs(states: Mapping[str, JobState]) -> None:
+    """State of each job; the page is drawn again when one of them changes."""
+    with _widgets.guard():
+        _show_jobs(states)
+
+
+def _show_jobs(states: Mapping[str, JobState]) -> None:
+    jobs = [find_job(jobs_folder(), job_id) for job_id in states]
+    if any(states[job.job_id] is not job.state for job in jobs):
+        st.rerun()  # the whole page: its panels change with the answer
+    if all(job.state is JobState.FINISHED for job in jobs):
+        return
+    for job, column in zip(jobs, st.columns(len(jobs)), strict=True):
+        with column:
+            show_job(job)
+    if message := st.session_state.pop("refused", None):
+        st.warning(message)
+
+
+def show_job(job: Job) -> None:
+    """How far one job is, or why it ended."""
+    st.markdown(f"**{_risk_analysis.engine_words(job).capitalize()}**")
+    if _risk_analysis.refusal_of(job) is not None:
+        st.text("✕ Refused: see below.")
+        return
+    _widgets.show([_panels.job_state(job)], key=f"job-{job.job_id}")
+    if job.state is JobState.RUNNING:
+        share = job.done / job.of if job.of else 0.0
+        st.progress(min(share, 1.0), text=_progress_words(job))
+        st.button(
+            "Cancel", key=f"cancel-{job.job_id}", on_click=cancel_job,
+            args=(jobs_folder(), job.job_id),
+        )  # fmt: skip
+        st.caption(
+            "This tab may be closed: the run goes on, and stands in the list of analyses."
+        )
+    elif job.can_resume:
+        st.button("Resume", key=f"resume-{job.job_id}", on_click=resume, args=(job.job_id,))
+
+
+def resume(job_id: str) -> None:
+    """Run the command of a job that ended early again."""
+    try:
+        resume_job(jobs_folder(), job_id)
+    except OutputBusy as error:
+        st.session_state["refused"] = str(error)
+
+
+def _progress_words(job: Job) -> str:
+    if not job.of:
+        return "Starting"
+    words = f"{job.stage.capitalize()}: {job.done:,} of {job.of:,}"
+    if job.seconds_left is not None:
+        words += f", about {count(max(round(job.seconds_left), 1), 'second')} left"
+    return words
+
+
+_widgets.require_app()
+main()
