@@ -37,6 +37,7 @@ from phenokit.batch.exposures import (
     latent_vectors,
     score_exposures,
 )
+from phenokit.batch.follow_up import follow_up_of
 from phenokit.batch.inputs import as_json, input_hashes, scores_folder
 from phenokit.batch.run_folder import RunFolder, open_run
 from phenokit.cohort import Cohort
@@ -57,7 +58,7 @@ from phenokit.evidence.comparisons import (
     split_patients,
 )
 from phenokit.evidence.covariates import Covariates, encode_covariates, no_covariates
-from phenokit.evidence.time_to_code import FollowUp, associate_time_to_code
+from phenokit.evidence.time_to_code import associate_time_to_code
 from phenokit.networks.checkpoint import Bundle, load_bundle
 from phenokit.readers.cohort_folders import read_cohort_folder
 from phenokit.readers.cohorts import (
@@ -604,25 +605,16 @@ def _follow(
 ) -> None:
     """Cox models of the strongest pairs, from the recording to the first code after it."""
     tables, cohort = loaded.tables, loaded.cohort
-    assert tables.follow_up is not None
     strongest = _strongest(associations).head(options.n_time_to_code)
     pairs = list(zip(strongest["exposure"], strongest["phecode"], strict=True))
     phecodes = list(dict.fromkeys(phecode for _, phecode in pairs))
     people = cohort.patients["person_id"]
-    end = tables.follow_up.set_index("person_id")["end"].reindex(people)
-    restriction = loaded.phecode_map.info.set_index("phecode")["sex_restriction"]
-    sex = cohort.patients["sex"].to_numpy()
-    follow_up = FollowUp(
-        recorded=cohort.patients["time"].to_numpy().astype("datetime64[D]"),
-        end=end.to_numpy().astype("datetime64[D]"),
-        first_code=first_code_days(
-            tables.diagnoses, people.tolist(), loaded.phecode_map, phecodes
-        ),
-        eligible={
-            phecode: sex == restriction[phecode]
-            for phecode in phecodes
-            if restriction[phecode] != "Both"
-        },
+    follow_up = follow_up_of(
+        tables,
+        loaded.phecode_map,
+        people.tolist(),
+        cohort.patients["time"].to_numpy(),
+        phecodes,
     )
     names = loaded.exposures.exposures.names
     values = loaded.exposures.exposures.values

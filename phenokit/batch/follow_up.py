@@ -1,12 +1,13 @@
 """From the tables of a cohort to curves and hazard ratios of the first code of a phecode.
 
-    follow_up_of       when each patient entered, was coded, and was last seen
-    follow_to_code     curves by stratum of a risk or a similarity, hazard ratios, attrition
+    follow_up_of        when each patient entered, was coded, and was last seen
+    follow_to_code      curves by stratum of a risk or similarity, hazard ratios, attrition
+    split_by_testing    patients before their test and after it, as rows of their own
 
 The event is a patient's first code after entry. One code is enough, whatever makes a case
-elsewhere: to wait for a second would date an event by what came after it. Where strata are
-made by testing, entry is the day of the test, since whoever is tested has lived until then;
-with an `origin` before it, time runs from there and a patient counts from entry on.
+elsewhere: to wait for a second would date an event by what came after it. Among the tested
+entry is the day of the test, since whoever is tested has lived until then; where they are
+compared with the untested, they count as untested until that day (`split_by_testing`).
 """
 
 from collections.abc import Sequence
@@ -151,7 +152,8 @@ def follow_to_code(
         has a column `reason` that says who died, death competes.
     patients
         `person_id`, `entry` (the day from which on a code counts), and perhaps `origin`,
-        from which time runs, not after entry; a row a patient.
+        from which time runs, not after entry, and `exit`, after which a row counts no more;
+        a row a patient, or rows whose days do not overlap.
     strata_values
         Risk, similarity or the like of these patients (NaN: left out) to be cut into
         `n_strata` of equal size, or 0 and 1; or names of strata ("": left out).
@@ -169,29 +171,31 @@ def follow_to_code(
     Raises
     ------
     BadInput
-        As `follow_up_of`; ``E_DUP_ID`` for a person in several rows; ``E_COLUMNS`` for an
-        absent column; ``E_RANGE`` for values that cannot be cut into so many strata or an
-        origin after its entry; ``E_EMPTY`` if nobody is left.
+        As `follow_up_of`; ``E_DUP_ID`` for a person in rows that overlap; ``E_COLUMNS``
+        for an absent column; ``E_RANGE`` for values that cannot be cut into so many strata
+        or an origin after its entry; ``E_EMPTY`` if nobody is left.
 
     References
     ----------
     See `phenokit.evidence.survival` and `phenokit.evidence.cox`.
     """
     _check_patients(patients)
-    entry = patients["entry"].to_numpy().astype("datetime64[D]")
-    origin = patients.get("origin", patients["entry"]).to_numpy().astype("datetime64[D]")
-    if (origin > entry).any():
-        raise BadInput("E_RANGE", "An origin of time lies after the entry.", where="origin")
-    follow_up = follow_up_of(
-        tables, phecode_map, patients["person_id"].tolist(), entry, [phecode]
-    )
+    person_ids = patients["person_id"].tolist()
+    entry = _days(patients, "entry")
+    origin = _days(patients, "origin") if "origin" in patients.columns else entry
+    follow_up = follow_up_of(tables, phecode_map, person_ids, entry, [phecode])
+    is_cut = np.zeros(len(patients), dtype=bool)
+    if "exit" in patients.columns:
+        leaves = _days(patients, "exit")
+        is_cut = leaves < follow_up.end
+        follow_up = replace(follow_up, end=np.where(is_cut, leaves, follow_up.end))
     names = phecode_map.info.set_index("phecode")["phecode_string"].to_dict()
     event_name = f"{names[phecode]} ({phecode})"
     named = not np.issubdtype(np.asarray(strata_values).dtype, np.number)
     values = np.asarray(strata_values, dtype=str if named else np.float64)
     is_known = values != "" if named else ~np.isnan(values)
     course = follow_up.course(phecode)
-    steps = _Attrition(who, len(patients))
+    steps = _Attrition(who, person_ids)
     rules = (
         (is_known, f"{value_name} known", f"without a known {value_name}"),
         (~np.isnat(entry), f"Day of {entry_name} known", "without a day of entry"),
@@ -222,17 +226,18 @@ def follow_to_code(
     axis = {
         "at_times": _times_under(days.max() / scale),
         "unit": unit,
-        "population": f"{used.sum():,} {who}, from {entry_name}, free of {phecode} by then",
+        "population": f"{steps.n_patients():,} {who}, from {entry_name}, without {phecode} "
+        "by then",
         "entry": delayed / scale if delayed.any() else None,
     }
     is_event = course.is_event[used]
     curves = fit_kaplan_meier(days / scale, is_event, strata, **axis)
-    died = _died(tables, patients["person_id"])
+    died = _died(tables, person_ids)
     incidence = None
     if died is None:
         note = "Deaths are not known: who dies counts as no longer seen."
     else:
-        event = np.where(is_event, 1, np.where(died[used], 2, 0))
+        event = np.where(is_event, 1, np.where((died & ~is_cut)[used], 2, 0))
         n_died = int((event == 2).sum())
         note = (
             f"{n_died:,} died before it and are followed until then: one minus these "
@@ -266,34 +271,93 @@ def follow_to_code(
 # --- who is followed ----------------------------------------------------------------------
 
 
+def split_by_testing(
+    person_ids: Sequence[str],
+    recorded: Shaped[Array, " patient"],
+    tested: Shaped[Array, " patient"],
+) -> tuple[pd.DataFrame, Float64[Array, " row"]]:
+    """Rows for `follow_to_code` that compare the tested with those who are not yet.
+
+    Were a patient in the stratum of the tested from the recording on, the days until the
+    test would be days on which nothing could happen to the tested (immortal time).
+
+    Parameters
+    ----------
+    person_ids, recorded, tested
+        A patient each: the days (datetime64) of the recording and of the test, NaT where
+        there was none. A test on the day of the recording or before makes the patient
+        tested from the recording on.
+
+    Returns
+    -------
+    tuple
+        Rows of `person_id`, `origin`, `entry`, `exit` (NaT: none), and of each row 1 if it
+        is after the test, else 0.
+    """
+    recorded, tested = recorded.astype("datetime64[D]"), tested.astype("datetime64[D]")
+    is_later, is_tested = tested > recorded, ~np.isnat(tested)
+    before, after = np.flatnonzero(is_later | ~is_tested), np.flatnonzero(is_tested)
+    both = np.concatenate([before, after])
+    entry = np.concatenate([recorded[before], np.maximum(tested, recorded)[after]])
+    leaves = np.concatenate([tested[before], np.full(len(after), np.datetime64("NaT"))])
+    rows = pd.DataFrame(
+        {
+            "person_id": np.asarray(person_ids, dtype=object)[both],
+            "origin": recorded[both],
+            "entry": entry,
+            "exit": leaves,
+        }
+    )
+    return rows, np.repeat([0.0, 1.0], [len(before), len(after)])
+
+
 def _check_patients(patients: pd.DataFrame) -> None:
     for column in ("person_id", "entry"):
         if column not in patients.columns:
             raise BadInput(
                 "E_COLUMNS", f"The patients have no column {column}.", where=column
             )
-    if patients["person_id"].duplicated().any():
+    entry = _days(patients, "entry")
+    if "origin" in patients.columns and (_days(patients, "origin") > entry).any():
+        raise BadInput("E_RANGE", "An origin of time lies after the entry.", where="origin")
+    person = pd.factorize(patients["person_id"])[0]
+    order = np.lexsort([entry, person])
+    again = person[order][1:] == person[order][:-1]
+    if "exit" in patients.columns:
+        leaves = _days(patients, "exit")[order][:-1]
+        again &= np.isnat(leaves) | (entry[order][1:] < leaves)
+    if again.any():
         raise BadInput(
             "E_DUP_ID",
-            "A person stands in several rows; follow-up needs one entry a person.",
+            "A person stands in several rows whose days overlap; follow-up needs one entry "
+            "a person, or rows that end where the next begins.",
             where="person_id",
         )
+
+
+def _days(table: pd.DataFrame, column: str) -> Shaped[Array, " patient"]:
+    return table[column].to_numpy().astype("datetime64[D]")
 
 
 class _Attrition:
     """The rows that are left, and the steps that led there."""
 
-    def __init__(self, who: str, n: int) -> None:
-        self.is_left: Bool[Array, " patient"] = np.ones(n, dtype=bool)
-        self.steps = [AttritionStep(who[:1].upper() + who[1:], n, 0)]
+    def __init__(self, who: str, person_ids: Sequence[str]) -> None:
+        self.person = pd.factorize(np.asarray(person_ids, dtype=object))[0]
+        self.is_left: Bool[Array, " patient"] = np.ones(len(person_ids), dtype=bool)
+        self.steps = [AttritionStep(who[:1].upper() + who[1:], self.n_patients(), 0)]
         self.dropped: list[str] = []
+
+    def n_patients(self) -> int:
+        """Different persons that are left."""
+        return len(np.unique(self.person[self.is_left]))
 
     def keep(self, holds: Bool[Array, " patient"], rule: str, otherwise: str) -> None:
         """One more rule, and what those are that it drops; it may drop nobody."""
-        before = int(self.is_left.sum())
         self.is_left = self.is_left & holds
-        n_dropped = before - int(self.is_left.sum())
-        self.steps.append(AttritionStep(rule, before - n_dropped, 0, n_dropped, 0))
+        n_left = self.n_patients()
+        n_dropped = self.steps[-1].n_patients - n_left
+        self.steps.append(AttritionStep(rule, n_left, 0, n_dropped, 0))
         if n_dropped:
             self.dropped.append(f"{n_dropped:,} {otherwise}")
 
@@ -302,12 +366,14 @@ class _Attrition:
         return f"Left out: {', '.join(self.dropped) or 'nobody'}."
 
 
-def _died(tables: CohortTables, person_ids: pd.Series) -> Bool[Array, " patient"] | None:
+def _died(
+    tables: CohortTables, person_ids: Sequence[str]
+) -> Bool[Array, " patient"] | None:
     """Whose last day is the day of death; None where the table does not say."""
     assert tables.follow_up is not None
     if "reason" not in tables.follow_up.columns:
         return None
-    reason = tables.follow_up.set_index("person_id")["reason"].reindex(person_ids)
+    reason = tables.follow_up.set_index("person_id")["reason"].reindex(list(person_ids))
     return (reason.str.lower() == DIED).to_numpy(bool)
 
 
@@ -389,7 +455,7 @@ def _sentence(
     who: str,
     entry_name: str,
 ) -> str:
-    n = sum(curve.n for curve in curves.curves)
+    n = steps.n_patients()
     n_events = sum(curve.n_events for curve in curves.curves)
     parts = [
         f"{n_events:,} of {n:,} {who} followed from {entry_name} got {event_name}"
