@@ -268,27 +268,38 @@ def closed_form(a: Any, d: Any, spread: Any, xp: ModuleType = np) -> Probabiliti
         P(Y=1, T=0) = [G(b) - G(a)] / (sigma (e^d - 1))
         P(Y=0, T=1) = e^d P(Y=1, T=0)         P(Y=1, T=1) = P(Y=1) - P(Y=1, T=0)
 
-    Each is a log1p. The difference of the two is ``log1p(k (e^d - 1))`` with
-    ``k = (1 - e^-sigma) s(a + sigma) s(-b)``, so that its quotient is ``k log1p(x) / x``,
-    which is smooth where d is 0: nothing but P(Y=1, T=1) cancels. Two exponentials and six
-    logarithms an element; `xp` is numpy or jax.numpy. See `holds` for where the result can
-    be used.
+    Each is a log1p; the difference of the two is ``log1p(k (e^d - 1))`` with
+    ``k = (1 - e^-sigma) s(a + sigma) s(-b)``, so that nothing but P(Y=1, T=1) cancels.
+    Two exponentials and six logarithms an element; `xp` is numpy or jax.numpy. See `holds`
+    for where the result can be used.
     """
-    odds = xp.exp(xp.clip(a, -LARGEST_LEVEL, LARGEST_LEVEL))
-    ratio = xp.exp(xp.clip(d, -50.0, 50.0))
-    risen = odds * xp.exp(spread)
+    per_spread = 1 / spread
     grown = xp.expm1(spread)
-    k = risen / (1 + risen) / (1 + odds * ratio) * -xp.expm1(-spread)
+    odds, ratio = xp.exp(a), xp.exp(d)
+    risen = odds * xp.exp(spread)
+    case = odds / (1 + odds)
+    case *= grown
+    case = xp.log1p(case)
+    case *= per_spread
+
+    k = risen / (1 + risen)
+    odds *= ratio
+    odds += 1
+    k /= odds
+    k *= -xp.expm1(-spread)
     missed = k * _log1p_quotient(k * (ratio - 1), xp)
-    case = xp.log1p(grown * (odds / (1 + odds)))
-    untested = xp.log1p(grown / (1 + risen * ratio))
-    tiny = np.finfo(np.float64).tiny
+    missed *= per_spread
+
+    risen *= ratio
+    risen += 1
+    untested = xp.log1p(grown / risen)
+    untested *= per_spread
     return Probabilities(
-        xp.log(xp.maximum((case - missed) / spread, tiny)),
-        xp.log(xp.maximum(missed * ratio / spread, tiny)),
-        xp.log(xp.maximum(untested / spread, tiny)),
-        case / spread,
-        missed / spread,
+        xp.log(case - missed),
+        xp.log(missed * ratio),
+        xp.log(untested),
+        case,
+        missed,
     )
 
 
