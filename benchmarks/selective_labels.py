@@ -1,14 +1,16 @@
 """The published synthetic experiment of the risk model, and recovery of its variants.
 
     OMP_NUM_THREADS=1 python benchmarks/selective_labels.py --out FILE
-        [--variant published|heckman|alpha] [--sets N] [--first K] [--seed S] [--nuts N]
+        [--variant published|published_alpha|heckman|alpha] [--sets N] [--first K]
+        [--seed S] [--nuts N] [--prevalence-sd S]
 
 ``published`` (Balachandar, Garg & Pierson, ICLR 2024, arXiv 2312.03878): data sets of 5,000
 patients with 4 standard normal features, standardised. Risk is ``X beta_Y + U(0, sigma)``,
 testing follows risk and the intercept and the first feature besides. beta_Y0 ~ N(-2, 0.1),
 beta_Delta0 ~ N(2, 0.1), sigma ~ N(2, 0.1), the other coefficients ~ N(0, 1). The stated
 prevalence is the share of all rows with the outcome, its standard deviation 0.005. alpha is
-1, as the model assumes; the published generator draws it from N(1, 0.1).
+1, as the model assumes; the published generator draws it from N(1, 0.1), and so does
+``published_alpha``. `--prevalence-sd` states the prevalence more, or less, exactly.
 
 Each set is fitted with no constraint, with the prevalence, with the expertise (only the
 first feature may affect testing beyond risk), and with both. What a constraint changes in
@@ -31,7 +33,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,20 +145,23 @@ def averages(
     return {name: float(getattr(found, name)[0]) for name in names}
 
 
-def simulate_published(rng: np.random.Generator) -> Simulated:
-    """Uniform unseen risk, alpha = 1."""
+def simulate_published(rng: np.random.Generator, *, alpha_sd: float = 0.0) -> Simulated:
+    """Uniform unseen risk; alpha is 1 where its standard deviation is 0."""
     features = standard_normal(rng)
     beta_y = coefficients_of(rng.normal(-2, 0.1), rng.normal(size=N_FEATURES))
     beta_delta = coefficients_of(rng.normal(2, 0.1), rng.normal(size=1))
     sigma = rng.normal(2, 0.1)
     design = np.column_stack([np.ones(N_PATIENTS), features])
     risk = design @ beta_y + rng.uniform(0, sigma, N_PATIENTS)
-    tested, outcome, share = test_and_hide(risk, risk + design @ beta_delta, rng)
+    alpha = rng.normal(1, alpha_sd) if alpha_sd else 1.0
+    tested, outcome, share = test_and_hide(risk, alpha * risk + design @ beta_delta, rng)
     truth = named(beta_y, beta_delta) | {"sigma": float(sigma)}
     truth |= averages(
         features, tested, outcome, np.r_[beta_y, beta_delta[list(FREE)]], float(sigma),
         kind="uniform", given=1.0,
     )  # fmt: skip
+    if alpha_sd:
+        del truth["risk_tested"], truth["risk_untested"]  # those are of alpha = 1
     return Simulated(frame(features), tested, outcome, share, 0.005, truth)
 
 
@@ -206,6 +212,7 @@ def simulate_heckman(rng: np.random.Generator) -> Simulated:
 
 VARIANTS: dict[str, Callable[[np.random.Generator], Simulated]] = {
     "published": simulate_published,
+    "published_alpha": partial(simulate_published, alpha_sd=0.1),
     "alpha": simulate_alpha,
     "heckman": simulate_heckman,
 }
@@ -258,18 +265,23 @@ def fit(data: Simulated, constraint: str, *, seed: int, engine: str) -> dict[str
     return record
 
 
-def fit_all(variant: str, seed: int, number: int, *, engine: str) -> dict[str, Any]:
+def fit_all(
+    variant: str, seed: int, number: int, *, engine: str, prevalence_sd: float | None
+) -> dict[str, Any]:
     """The record of a data set."""
     data = simulate(variant, seed, number)
+    if prevalence_sd is not None:
+        data = replace(data, prevalence_sd=prevalence_sd)
     fits = {name: fit(data, name, seed=number, engine=engine) for name in CONSTRAINTS}
     return {
         "variant": variant, "seed": seed, "set": number, "engine": engine,
         "tested": int(data.tested.sum()), "prevalence": data.prevalence,
+        "prevalence_sd": prevalence_sd,
         "truth": dict(data.truth), "fits": fits,
     }  # fmt: skip
 
 
-def read_lines(out: Path, variant: str, seed: int) -> list[dict[str, Any]]:
+def read_lines(out: Path, experiment: tuple[Any, ...]) -> list[dict[str, Any]]:
     """What an earlier run has done; a line cut short is not counted."""
     if not out.exists():
         return []
@@ -279,7 +291,8 @@ def read_lines(out: Path, variant: str, seed: int) -> list[dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if (record["variant"], record["seed"]) != (variant, seed):
+        found_here = (record["variant"], record["seed"], record.get("prevalence_sd"))
+        if found_here != experiment:
             raise SystemExit(f"{out} holds another experiment; name another file")
         found.append(record)
     return found
@@ -361,6 +374,7 @@ def coverage(
 def print_changes(records: list[dict[str, Any]], variant: str) -> None:
     """A line a bar: block, measure and constraint."""
     rng = np.random.default_rng(0)
+    compared = variant.startswith("published")
     print("\nChange against no constraint, percent: median over sets [95 % interval]")
     print(f"{'':22}{'constraint':12}{'here':>22}{'published':>24}{'sets':>6}")
     figures: dict[tuple[str, str, str], tuple[float, ...]] = {}
@@ -383,7 +397,7 @@ def print_changes(records: list[dict[str, Any]], variant: str) -> None:
                 )
     for constraint in ("expertise", "prevalence"):
         bars = [figures[key] for bar in PUBLISHED if (key := (*bar, constraint)) in figures]
-        if variant == "published" and bars:
+        if compared and bars:
             print(
                 f"{constraint}: {sum(middle <= -20 for middle, _, _ in bars)} of "
                 f"{len(bars)} bars at -20 or below, "
@@ -448,17 +462,18 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first set")
     parser.add_argument("--nuts", type=int, default=0, help="sets fitted by NUTS as well")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--prevalence-sd", type=float, help="in place of the variant's")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    variant, seed = arguments.variant, arguments.seed
-    done = read_lines(arguments.out, variant, seed)
+    variant, seed, sd = arguments.variant, arguments.seed, arguments.prevalence_sd
+    done = read_lines(arguments.out, (variant, seed, sd))
     wanted = [("laplace", arguments.first + k) for k in range(arguments.sets)]
     wanted += [("nuts", arguments.first + k) for k in range(arguments.nuts)]
     there = {(record["engine"], record["set"]) for record in done}
     for engine, number in wanted:
         if (engine, number) in there:
             continue
-        record = fit_all(variant, seed, number, engine=engine)
+        record = fit_all(variant, seed, number, engine=engine, prevalence_sd=sd)
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         done.append(record)
@@ -473,6 +488,7 @@ def main() -> None:
     print(
         f"{variant}: sets {arguments.first} to {arguments.first + len(laplace) - 1}, seed "
         f"{seed}, {N_PATIENTS:,} patients, {N_FEATURES} features"
+        + (f", prevalence stated with sd {sd:g}" if sd else "")
     )
     print_fits(laplace)
     print_changes(laplace, variant)
