@@ -327,7 +327,7 @@ def _bernoulli_density(static: tuple[Any, ...], data: dict[str, Any], theta: Any
 
 
 def _nodes(kind: str, n: int) -> Nodes:
-    law = "uniform" if kind == "uniform" else ("hermite" if n == 24 else "legendre")
+    law = "uniform" if kind == "uniform" else ("hermite" if n == 24 else "trapezium")
     return nodes_of(law, n)
 
 
