@@ -274,12 +274,14 @@ class RiskFifths:
     table
         ``fifth, n, n_tested, share_tested, n_cases``; ``observed_rate`` of the tested
         with Wilson's interval; ``predicted_rate_tested`` of the same patients; ``risk`` of
-        all of the fifth; each with ``_low`` and ``_high``. A fifth that nobody is in, as
-        many patients share their features, has NaN.
+        all of the fifth; each with ``_low`` and ``_high``; ``note``. A fifth that nobody is
+        in, as many patients share their features, has NaN; one of fewer patients than the
+        minimum is ``suppressed``, or only its ``observed rate suppressed`` where fewer than
+        that were tested.
     ratio, ratio_low, ratio_high
-        Risk of the highest fifth over that of the lowest.
+        Risk of the highest fifth that is shown over that of the lowest.
     observed_ratio, observed_ratio_low, observed_ratio_high
-        The same of the observed rates; NaN where a fifth has no case.
+        The same of the observed rates; NaN where one is suppressed or has no case.
     """
 
     table: pd.DataFrame
@@ -296,6 +298,8 @@ def risk_fifths(
     X: Features | None = None,
     tested: Rows | None = None,
     outcome: Rows | None = None,
+    *,
+    minimum: int = MINIMUM_GROUP,
 ) -> RiskFifths:
     """Observed and predicted rates by fifth of risk.
 
@@ -323,17 +327,33 @@ def risk_fifths(
         | _with_interval("predicted_rate_tested", predicted)
         | _with_interval("risk", risk)
     )
-    some = np.flatnonzero(n > 0)
+    small, few = n < minimum, n_tested < minimum
+    _hide(table, small, ["n_tested", "share_tested", "predicted_rate_tested", "risk"])
+    _hide(table, few | small, ["n_cases", "observed_rate", "observed"])
+    note = np.where(few, "observed rate suppressed", "")
+    note[small] = "suppressed"
+    note[n == 0] = ""
+    table["note"] = note
+    some = np.flatnonzero((n > 0) & ~small)
     ratio = (np.nan, np.nan, np.nan)
     seen = (np.nan, np.nan, np.nan)
     if len(some) > 1:
         low, high = some[0], some[-1]
         drawn = risk[high] / risk[low]
         ratio = (float(drawn.mean()), *np.quantile(drawn, INTERVAL))
-        seen = ratio_interval(
-            (n_cases[high], n_cases[low]), (n_tested[high], n_tested[low])
-        )
+        if not few[[low, high]].any():
+            seen = ratio_interval(
+                (n_cases[high], n_cases[low]), (n_tested[high], n_tested[low])
+            )
     return RiskFifths(table, *(float(value) for value in (*ratio, *seen)))
+
+
+def _hide(table: pd.DataFrame, rows: Bool[Array, " row"], names: Sequence[str]) -> None:
+    """Blank columns, each with its interval, in some rows."""
+    for name in names:
+        for column in (name, f"{name}_low", f"{name}_high"):
+            if column in table:
+                table[column] = np.where(rows, np.nan, table[column].to_numpy(np.float64))
 
 
 def _with_interval(name: str, draws: Float64[Array, "group draw"]) -> dict[str, Array]:
@@ -407,13 +427,7 @@ def under_tested_groups(
         **_with_interval("risk_untested", risk),
         **_with_interval("missed_per_1000", missed),
     )
-    hidden = ["n_tested", "share_tested"]
-    hidden += [name for name in table if str(name).startswith(("risk_", "missed_"))]
-    table[hidden] = (
-        table[hidden]
-        .astype(np.float64)
-        .mask(np.repeat(small[:, None], len(hidden), axis=1))
-    )
+    _hide(table, small, ["n_tested", "share_tested", "risk_untested", "missed_per_1000"])
     return table.assign(note=np.where(small, "suppressed", ""))
 
 
@@ -427,14 +441,16 @@ def calibration_tested(
     outcome: Rows | None = None,
     *,
     n_bins: int = 10,
+    minimum: int = MINIMUM_GROUP,
 ) -> pd.DataFrame:
     """Predicted P(Y=1 | T=1, X) against the observed rate of the tested.
 
     Parameters
     ----------
     n_bins
-        At most, of equal numbers of tested patients; fewer where a bin would have fewer
-        than ten.
+        At most, of about equal numbers of tested patients.
+    minimum
+        Tested patients of a bin; a smaller one is joined to its neighbour.
 
     Returns
     -------
@@ -445,10 +461,10 @@ def calibration_tested(
     """
     cohort = _cohort(model, X, tested, outcome)
     weight = cohort.n_tested
-    n_bins = max(1, min(n_bins, int(weight.sum()) // MINIMUM_GROUP))
     seen = weight > 0
     part = np.zeros(len(weight), dtype=np.int64)
     part[seen] = _equal_parts(cohort.risk_if_tested[seen], weight[seen], n_bins)
+    part[seen] = _join_small(part[seen], weight[seen], minimum)
     kept = np.unique(part[seen])
     groups = (part[None] == kept[:, None]) & seen
     n, n_cases = groups @ weight, groups @ cohort.n_cases
@@ -472,6 +488,22 @@ def calibration_tested(
             "band_high": band[1],
         }
     )
+
+
+def _join_small(
+    part: Int64[Array, " cell"], weight: Float64[Array, " cell"], minimum: int
+) -> Int64[Array, " cell"]:
+    """Parts, each joined to the next until it weighs enough; the last to the one before."""
+    joined = np.zeros(int(part.max()) + 1, dtype=np.int64)
+    current, held = 0, 0.0
+    for one, of_part in enumerate(np.bincount(part, weight)):
+        joined[one] = current
+        held += of_part
+        if held >= minimum:
+            current, held = current + 1, 0.0
+    if held > 0 and current > 0:
+        joined[joined == current] = current - 1
+    return joined[part]
 
 
 @dataclass(frozen=True)
@@ -653,6 +685,8 @@ def decision_curve(
     tested: Rows | None = None,
     outcome: Rows | None = None,
     thresholds: Sequence[float] | None = None,
+    *,
+    minimum: int = MINIMUM_GROUP,
 ) -> pd.DataFrame:
     """Net benefit of acting on P(Y=1 | X), expected by the model itself.
 
@@ -664,6 +698,8 @@ def decision_curve(
     ----------
     thresholds
         Risk from which on something is done. None: forty up to the risk that 1 % exceed.
+    minimum
+        Patients above a threshold; where there are fewer, its figures are NaN.
 
     Returns
     -------
@@ -691,12 +727,14 @@ def decision_curve(
     total = n.sum()
     acted = (true - (n_above[:, None] - true) * odds) / total
     everyone = (of_all - (total - of_all) * odds) / total
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {"threshold": at, "n_above": n_above.astype(np.int64)}
         | _with_interval("net_benefit", acted)
         | _with_interval("treat_all", everyone)
         | {"treat_none": np.zeros(len(at))}
     )
+    _hide(table, (n_above > 0) & (n_above < minimum), ["n_above", "net_benefit"])
+    return table
 
 
 # --- distributions --------------------------------------------------------------------
@@ -710,6 +748,7 @@ def risk_histograms(
     *,
     cohort: CohortRisk | None = None,
     n_bins: int = 30,
+    minimum: int = MINIMUM_GROUP,
 ) -> pd.DataFrame:
     """How risk is distributed among the tested and among the untested.
 
@@ -717,7 +756,8 @@ def risk_histograms(
     -------
     DataFrame
         ``group`` (tested: P(Y=1 | T=1, X); untested: P(Y=1 | T=0, X)), ``low, high`` of the
-        bin, ``n``, ``share`` of the group; ``n_group``, and ``mean`` of the group with
+        bin, ``n``, ``share`` of the group, both NaN where a bin has some patients and fewer
+        than `minimum` (``note``: suppressed); ``n_group``, and ``mean`` of the group with
         ``mean_low`` and ``mean_high``, the same in each of its rows.
     """
     if cohort is None:
@@ -745,7 +785,9 @@ def risk_histograms(
                 "mean_high": high,
             }
         )
-        tables.append(table)
+        small = (counts > 0) & (counts < minimum)
+        _hide(table, small, ["n", "share"])
+        tables.append(table.assign(note=np.where(small, "suppressed", "")))
     return pd.concat(tables, ignore_index=True)
 
 

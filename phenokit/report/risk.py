@@ -12,7 +12,7 @@ never left out. Text of unknown origin is escaped.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from phenokit.errors import CODES, BadInput
+from phenokit.errors import BadInput
 from phenokit.evidence.psis import weighted_quantile
+from phenokit.evidence.rates import wilson_interval
 from phenokit.evidence.risk import LIMITS
 from phenokit.evidence.risk_checks import CONFLICT_Z
 from phenokit.report.association_figures import Drawing
@@ -179,19 +180,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_table(path: Path) -> pd.DataFrame:
     """A table as it was written: text without its guard, truth values as such."""
     try:
-        table = pd.read_csv(
-            path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False,
-            na_values={}, encoding="utf-8",
-        )  # fmt: skip
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        for name in table.columns:
+            cells = table[name]
+            if name in _TEXT:
+                table[name] = [unguard_cell(text) for text in cells]
+            elif name in _TRUTHS:
+                table[name] = cells.isin(["1", "1.0"])
+            else:
+                table[name] = pd.to_numeric(cells.astype(object).where(cells != "", None))
     except (OSError, ValueError) as error:
         raise BadInput("E_FORMAT", f"{path.name} cannot be read.") from error
-    for name in table.columns:
-        if name in _TEXT:
-            table[name] = [unguard_cell(text) for text in table[name]]
-        elif name in _TRUTHS:
-            table[name] = table[name].astype(str).isin(["1", "1.0", "True"])
-        else:
-            table[name] = pd.to_numeric(table[name].replace("", np.nan))
     return table
 
 
@@ -208,7 +207,9 @@ def cohort_sentence(run: RiskRun) -> str:
     n_cases = run.manifest.get("n_cases")
     if n_cases is None:
         return f"{text}."
-    return f"{text}; {n_cases:,} of the tested have the outcome ({n_cases / n_tested:.1%})."
+    ends = wilson_interval(np.array([n_cases]), np.array([n_tested]))
+    rate = format_risk(n_cases / n_tested, *(float(end[0]) for end in ends))
+    return f"{text}; {n_cases:,} of the tested have the outcome, {rate}."
 
 
 def prevalence_sentence(run: RiskRun) -> str:
@@ -239,7 +240,8 @@ def finding_sentence(run: RiskRun) -> str:
     return (
         f"Estimated risk of the untested {format_risk(*untested)}, of the tested "
         f"{format_risk(*tested)}: about {missed[0]:,.0f} ({missed[1]:,.0f}–"
-        f"{missed[2]:,.0f}) of the {n:,} untested patients are expected to have it."
+        f"{missed[2]:,.0f}) of the {n:,} untested patients are expected to have the "
+        "outcome."
     )
 
 
@@ -295,10 +297,14 @@ def conflict_sentence(run: RiskRun) -> str:
             edges = f"below {format_percent(low)} or {edges}"
     text = (
         f"Without the stated {what} the data give "
-        f"{form(mean, *conflict['free_interval'])}, z = {conflict['z']:+.1f}. They would "
-        f"object only to a {what} {edges}"
+        f"{form(mean, *conflict['free_interval'])}, z = {conflict['z']:+.1f}."
     )
-    return f"{text}; that they do not is no approval of the one stated."
+    if abs(conflict["z"]) > CONFLICT_Z:
+        return f"{text} They object to any {what} {edges}, and so to the one stated."
+    return (
+        f"{text} They would object only to a {what} {edges}; that they do not is no "
+        "approval of the one stated."
+    )
 
 
 def misfit_sentence(run: RiskRun) -> str:
@@ -306,11 +312,16 @@ def misfit_sentence(run: RiskRun) -> str:
     misfit = run.diagnostics.get("misfit")
     if not misfit:
         return "The fit to the observed tests was not checked."
+    p = misfit["p"]
+    chance = f"p = {p:.2f}" if p >= 0.005 else "p < 0.005"
+    counts = [
+        "fewer than 10" if misfit[name] < 10 else f"{misfit[name]:,.0f}"
+        for name in ("observed", "expected")
+    ]
     return (
-        f"Posterior predictive check of the observed tests: p = {misfit['p']:.2f} (below "
-        f"0.01 is a misfit); furthest in group {misfit['group']}, "
-        f"{misfit['observed']:,.0f} {misfit['outcome']}, {misfit['expected']:,.0f} "
-        "expected."
+        f"Posterior predictive check of the observed tests: {chance} (below 0.01 is a "
+        f"misfit); furthest in group {misfit['group']}: {counts[0]} {misfit['outcome']}, "
+        f"{counts[1]} expected."
     )
 
 
@@ -318,7 +329,8 @@ def freed_table(run: RiskRun) -> pd.DataFrame:
     """Risk of the untested when one more feature may affect testing beyond risk."""
     freed = [dict(one) for one in run.diagnostics.get("freed", ())]
     columns = pd.Index(["feature", "risk_untested", "change"])
-    return pd.DataFrame(freed, columns=columns)
+    table = pd.DataFrame(freed, columns=columns)
+    return table.rename(columns={"change": "relative_change"})
 
 
 def disagreement_sentence(run: RiskRun) -> str:
@@ -463,9 +475,13 @@ def _testing_panel(run: RiskRun) -> RiskPanel:
     tables = {}
     if len(freed):
         caption = (
-            "The same analysis if one more feature may affect testing beyond risk; change "
-            "of the risk of the untested (of a continuous outcome, in its standard "
-            "deviations)"
+            "If one more feature might affect testing beyond risk: risk of the untested, "
+            "and its change"
+        )
+        caption += (
+            " in standard deviations of the outcome"
+            if run.is_continuous
+            else " relative to the one above"
         )
         tables[caption] = freed
     return RiskPanel("testing", title, text, (drawing,), tables)
@@ -624,13 +640,13 @@ def write_report(run: RiskRun) -> str:
 <header>
 <p class="banner">{BANNER}</p>
 <h1>Risk of the tested and the untested</h1>
-{_limits(run)}
 {_flags(run)}
+{_limits(run)}
 </header>
 <main>
 <section id="answer">
 <h2>Answer</h2>
-<p class="answer">{escape(finding_sentence(run))}</p>
+<p class="answer">{_html(finding_sentence(run))}</p>
 <ul>
 {
         _items(
@@ -666,8 +682,13 @@ _POLICY = (
 )
 
 
+def _html(text: str) -> str:
+    """Text as HTML; a number stays beside its sign of per cent."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def _items(sentences: Sequence[str]) -> str:
-    return "\n".join(f"<li>{escape(one)}</li>" for one in sentences if one)
+    return "\n".join(f"<li>{_html(one)}</li>" for one in sentences if one)
 
 
 def _limits(run: RiskRun) -> str:
@@ -681,13 +702,10 @@ def _flags(run: RiskRun) -> str:
             '<div class="box clear" role="note"><strong>✓ No flag.</strong> '
             "<p>No check raised one; that proves none of the assumptions.</p></div>"
         )
-    items = []
-    for flag in run.flags:
-        meaning = CODES.get(flag["code"], "")
-        items.append(
-            f"<li><strong>{escape(flag['code'])}</strong> {escape(flag['message'])}"
-            f" <small>{escape(meaning)}</small></li>"
-        )
+    items = [
+        f"<li><strong>{escape(flag['code'])}</strong> {_html(flag['message'])}</li>"
+        for flag in run.flags
+    ]
     head = f"▲ {count(len(items), 'flag')} on this result"
     acknowledged = ""
     read = _read_json(run.folder / "acknowledgement.json").get("acknowledged")
@@ -703,7 +721,7 @@ def _section(run: RiskRun, panel: RiskPanel, number: Any) -> str:  # noqa: ANN40
     parts = [
         f'<section id="{panel.key}">',
         f"<h2>{escape(panel.title)}</h2>",
-        f"<p>{escape(panel.text)}</p>",
+        f"<p>{_html(panel.text)}</p>",
     ]
     if panel.absent:
         parts.append(f'<p class="absent">Not shown: {escape(panel.absent)}</p>')
@@ -712,9 +730,9 @@ def _section(run: RiskRun, panel: RiskPanel, number: Any) -> str:  # noqa: ANN40
         height = drawing.figure.layout.height
         name = panel.key if k == 0 else f"{panel.key}-{k + 1}"
         parts.append(
-            f'<figure><div class="plot" style="height:{height}px" role="img" '
-            f'aria-label="{alt}" data-figure="{next(number)}"></div>'
-            f"<figcaption>{alt}</figcaption></figure>"
+            f'<figure><div><div class="plot" style="height:{height}px" role="img" '
+            f'aria-label="{alt}" data-figure="{next(number)}"></div></div>'
+            f"<figcaption>{_html(drawing.alt)}</figcaption></figure>"
         )
         parts.append(_table(run, name, drawing.table, f"Table of this figure: {name}"))
     for k, (caption, table) in enumerate(panel.tables.items()):
@@ -736,11 +754,12 @@ def _table(
     kinds = [
         "number" if pd.api.types.is_numeric_dtype(kind) else "" for kind in table.dtypes
     ]
+    forms = [_form(run, str(column)) for column in table.columns]
     rows = []
     for values in table.itertuples(index=False):
         cells = "".join(
-            f'<td class="{kind}">{escape(_cell(value))}</td>'
-            for kind, value in zip(kinds, values, strict=True)
+            f'<td class="{kind}">{escape(form(value))}</td>'
+            for kind, form, value in zip(kinds, forms, values, strict=True)
         )
         rows.append(f"<tr>{cells}</tr>")
     exported = table.assign(
@@ -759,7 +778,29 @@ def _table(
     )
 
 
+_RATES = (
+    "risk", "observed", "predicted", "band", "share", "prevalence", "relative",
+    "viable",
+    "threshold", "mean_risk",
+)  # fmt: skip
+"""Beginnings of the names of columns that are shares, and shown in per cent."""
+
+
+def _form(run: RiskRun, column: str) -> Callable[[object], str]:
+    is_rate = column.startswith(_RATES) and (
+        not run.is_continuous or column.startswith("share")
+    )
+    return _per_cent if is_rate else _cell
+
+
+def _per_cent(value: object) -> str:
+    if not isinstance(value, float | np.floating) or np.isnan(value):
+        return _cell(value)
+    return f"{significant(100 * float(value))} %"
+
+
 def _cell(value: object) -> str:
+    """A value as it is read in a table; the file beside it has all digits."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
@@ -768,6 +809,8 @@ def _cell(value: object) -> str:
             return ""
         if number.is_integer() and abs(number) < 1e15:
             return f"{number:,.0f}"
+        if abs(number) >= 1000:
+            return f"{number:,.1f}"
         return f"{number:.4g}"
     if isinstance(value, int | np.integer):
         return f"{value:,}"
@@ -855,7 +898,8 @@ a { color: var(--link); }
 nav ol { columns: 2; column-gap: 2rem; }
 figure { margin: 1rem 0 .4rem; }
 figcaption, small { color: var(--soft); font-size: .92rem; }
-.plot { width: 100%; }
+figure > div:first-child { overflow-x: auto; }
+.plot { width: 100%; min-width: 46rem; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; }
 .scroll { overflow: auto; max-height: 26rem; border: 1px solid var(--line); }
@@ -878,13 +922,16 @@ _SCRIPT = """
     const of = (name) => style.getPropertyValue(name).trim();
     const themed = structuredClone(layout);
     themed.paper_bgcolor = themed.plot_bgcolor = "rgba(0,0,0,0)";
-    themed.font = { ...themed.font, color: of("--ink"), family: "inherit", size: 13 };
+    themed.font = { ...themed.font, color: of("--ink"), size: 13,
+      family: getComputedStyle(document.body).fontFamily };
     themed.hoverlabel = { bgcolor: of("--paper"), bordercolor: of("--soft"),
       font: { color: of("--ink") } };
     const axes = Object.keys(themed).filter((key) => /^[xy]axis[0-9]*$/.test(key));
     for (const key of axes) {
       themed[key] = { gridcolor: of("--grid"), linecolor: of("--line"), automargin: true,
         ...themed[key] };
+      const title = themed[key].title;
+      if (title) themed[key].title = { ...title, font: { size: 13 } };
     }
     return themed;
   }

@@ -45,6 +45,7 @@ from phenokit.report.risk_numbers import (
     format_per_1000,
     format_percent,
     format_risk,
+    significant,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ QUANTITY_WORDS = {
     "beta_Delta[intercept]": "level of testing beyond risk",
 }
 
+_UNITS = {"sigma": "log odds", "beta_Delta[intercept]": "log odds"}
+
 
 # Calibration
 
@@ -104,9 +107,10 @@ def draw_calibration(
         "where 95 % of observed rates would lie, were the model right",
     )  # fmt: skip
     top = 1.08 * float(np.nanmax(np.concatenate([high, band_high, predicted])))
-    top = min(max(top, 1e-4), 1.0)
+    top = min(max(top, 1e-4), 1.08)
     figure.add_scatter(
-        x=[0, top], y=[0, top], mode="lines", name="perfect agreement", hoverinfo="skip",
+        x=[0, min(top, 1)], y=[0, min(top, 1)], mode="lines", hoverinfo="skip",
+        name="perfect agreement",
         line={"color": GREY, "width": 1.5, "dash": "dash"},
     )  # fmt: skip
     figure.add_scatter(
@@ -121,7 +125,7 @@ def draw_calibration(
         ],
         hoverinfo="text",
     )  # fmt: skip
-    _percent_axis(figure.update_xaxes, "predicted risk of the tested", [0, top])
+    _percent_axis(figure.update_xaxes, "predicted risk of the tested", [0, min(top, 1)])
     _percent_axis(figure.update_yaxes, "observed rate of the tested", [0, top])
     sizes = f"{table['n'].min():,} to {table['n'].max():,} tested patients in each bin"
     frame_figure(figure, height=500, notes=[sizes])
@@ -180,7 +184,7 @@ def draw_distributions(table: pd.DataFrame) -> Drawing:
 
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.16)
     words = []
-    top = 100 * float(table["share"].max())
+    top = 100 * float(np.nanmax(table["share"]))
     shown = table.loc[table["n"] > 0]
     span = (100 * float(shown["low"].min()), 100 * float(shown["high"].max()))
     margin = 0.06 * (span[1] - span[0])
@@ -196,7 +200,7 @@ def draw_distributions(table: pd.DataFrame) -> Drawing:
             x=middle, y=100 * rows["share"], width=100 * (rows["high"] - rows["low"]),
             marker={"color": colour, "pattern": {"shape": pattern, "solidity": 0.4}},
             hovertext=[
-                f"{100 * row['low']:.3g} to {100 * row['high']:.3g} %: {row['n']:,} "
+                f"{100 * row['low']:.3g} to {100 * row['high']:.3g} %: {row['n']:,.0f} "
                 f"{group} patients ({row['share']:.1%})"
                 for row in rows.to_dict("records")
             ],
@@ -225,7 +229,10 @@ def draw_distributions(table: pd.DataFrame) -> Drawing:
     figure.update_xaxes(
         title="estimated risk of a patient, %", title_standoff=8, row=2, col=1
     )
-    frame_figure(figure, height=470, notes=["dashed: mean, grey: its 95 % interval"])
+    notes = ["dashed: mean, grey: its 95 % interval"]
+    if (table["note"] != "").any():
+        notes.append("bars of fewer patients than the minimum are suppressed")
+    frame_figure(figure, height=470, notes=notes)
     figure.update_layout(margin={"t": 34, "l": 70}, bargap=0)
     return Drawing(figure, f"Distribution of risk: {'; '.join(words)}.", table)
 
@@ -263,7 +270,7 @@ def draw_fifths(
         value, low, high = _columns(shown, name, f"{stem}_low", f"{stem}_high")
         figure.add_scatter(
             x=at + 0.18 * (k - 1), y=value, mode="markers", name=words,
-            marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2}},
+            marker=_marker(symbol, colour),
             error_y=_error(value, low, high, colour),
             hovertext=[f"{words}: {format_risk(*one)}"
                        for one in zip(value, low, high, strict=True)],
@@ -274,22 +281,31 @@ def draw_fifths(
         tickvals=at,
         ticktext=[
             f"{row['fifth']}{ends.get(row['fifth'], '')}<br>n = {row['n']:,}<br>"
-            f"{row['n_tested']:,} tested ({format_percent(row['share_tested'])})"
+            f"{_tested_words(row)}"
             for row in shown.to_dict("records")
         ],
         title="fifth of risk", title_standoff=8, range=[-0.6, len(shown) - 0.4],
-        showgrid=False,
+        showgrid=False, zeroline=False,
     )  # fmt: skip
-    _percent_axis(figure.update_yaxes, "rate", None)
+    _percent_axis(figure.update_yaxes, "rate of the outcome", None)
     figure.update_yaxes(rangemode="tozero")
-    frame_figure(figure, height=470, notes=["bars: 95 % intervals"])
+    frame_figure(figure, height=490, notes=["bars: 95 % intervals"])
     _legend_above(figure)
+    figure.update_layout(margin={"b": 116})
     alt = (
         f"Rates by fifth of risk, {shown['n'].sum():,} patients, "
-        f"{shown['n_tested'].sum():,} tested."
+        f"{shown['n_tested'].sum():,.0f} tested."
     )
+    if hidden := int((shown["note"] != "").sum()):
+        alt += f" Suppressed, as of too few patients: {count(hidden, 'fifth')}."
     alt += f" {ratio_sentence(ratio)}"
     return Drawing(figure, alt, table)
+
+
+def _tested_words(row: Mapping[Any, Any]) -> str:
+    if row["note"] == "suppressed":
+        return "suppressed"
+    return f"{row['n_tested']:,.0f} tested ({format_percent(row['share_tested'])})"
 
 
 def ratio_sentence(ratio: Mapping[str, float | None] | None) -> str:
@@ -301,11 +317,11 @@ def ratio_sentence(ratio: Mapping[str, float | None] | None) -> str:
     'The highest fifth has 3.07 (2.80–3.40) times the risk '
     """
     if not ratio or ratio["ratio"] is None:
-        return "The highest and the lowest fifth cannot be compared: all are in one."
+        return "The highest and the lowest fifth cannot be compared: only one is shown."
     of_risk = format_odds_ratio(*(_nan(ratio[name]) for name in ("ratio", "low", "high")))
     text = f"The highest fifth has {of_risk} times the risk of the lowest"
     if ratio["observed"] is None:
-        return f"{text}; observed rates cannot be compared, as one of them is 0."
+        return f"{text}; observed rates cannot be compared (one is 0, or suppressed)."
     names = ("observed", "observed_low", "observed_high")
     seen = format_odds_ratio(*(_nan(ratio[name]) for name in names))
     return f"{text}, and {seen} times its observed rate among the tested."
@@ -339,7 +355,8 @@ def draw_odds_ratios(table: pd.DataFrame) -> Drawing:
     value = words(*(float(strongest[stem + end]) for end in _ENDS))
     alt = (
         f"{'Odds ratios' if is_ratio else 'Effects'} of {count(len(shown), 'feature')}. "
-        f"Furthest from none: {strongest['feature']}, {value}, {strongest['per']}."
+        f"Furthest from none: {strongest['feature']}, {value} per step "
+        f"({strongest['per']})."
     )
     return Drawing(figure, alt, table)
 
@@ -369,9 +386,9 @@ def draw_testing(table: pd.DataFrame, *, is_odds: bool = True) -> Drawing:
     figure = _forest(
         [str(name) for name in shown["feature"]],
         values,
-        heads=("odds ratio (95 %)" if is_odds else "probits (95 %)", "step"),
+        heads=("odds of testing (95 %)" if is_odds else "probits (95 %)", "step"),
         last=steps,
-        title="tested less ← patients of equal risk → tested more",
+        title="being tested at equal risk: less ← → more",
         is_ratio=is_odds,
         hollow=~free,
         notes=["open mark: assumed to have no effect beyond risk",
@@ -439,7 +456,8 @@ def _forest(
     figure.add_scatter(
         x=at, y=y, mode="markers", showlegend=False, error_x=error,
         marker={"symbol": np.where(is_hollow, "circle-open", "square"), "size": 9,
-                "color": np.where(is_hollow, GREY, BLUE), "line": {"width": 2}},
+                "color": np.where(is_hollow, GREY, BLUE),
+                "line": {"width": 2, "color": np.where(is_hollow, GREY, BLUE)}},
         hovertext=[f"{escape(name)}: {text}"
                    for name, text in zip(names, words, strict=True)],
         hoverinfo="text",
@@ -526,7 +544,7 @@ def draw_groups(table: pd.DataFrame) -> Drawing:
     for at, row in zip(y, shown.to_dict("records"), strict=True):
         write_at(figure, heads[1][0], float(at), f"{row['n']:,}")
         if row["note"]:
-            write_at(figure, heads[0][0], float(at), "suppressed: too few patients")
+            write_at(figure, heads[0][0], float(at), "suppressed")
             continue
         missed = format_per_1000(*(row[f"missed_per_1000{end}"] for end in _ENDS))
         write_at(figure, heads[0][0], float(at), missed)
@@ -539,7 +557,10 @@ def draw_groups(table: pd.DataFrame) -> Drawing:
     )  # fmt: skip
     _rows_axis(figure, [str(name) for name in shown["group"]], n)
     notes = ["missed: untested patients with the outcome", "95 % intervals"]
-    frame_figure(figure, height=130 + 30 * n, notes=notes + _left_out_rows(table, n))
+    if (shown["note"] != "").any():
+        notes.append("suppressed: too few patients")
+    frame_figure(figure, height=150 + 30 * n, notes=notes + _left_out_rows(table, n))
+    figure.update_layout(margin={"b": 96})
     known = table.loc[table["note"] == ""]
     alt = f"Missed cases by group: {len(table):,} groups"
     if len(hidden := table.loc[table["note"] != ""]):
@@ -596,7 +617,7 @@ def draw_priors(table: pd.DataFrame, summary: pd.DataFrame) -> Drawing:
         values = [float(summary.loc[quantity, one]) for one in ("mean", "q2_5", "q97_5")]
         text = format_risk(*values) if unit == 100 else format_number(*values)
         name = QUANTITY_WORDS.get(quantity, quantity)
-        words.append(f"{name} {text}")
+        words.append(f"{name}, {text}")
         axis = "" if k == 0 else str(k + 1)
         figure.add_annotation(
             text=f"{escape(name)}<br><b>{text}</b>", x=0.5, xref=f"x{axis} domain", y=1.03,
@@ -604,7 +625,7 @@ def draw_priors(table: pd.DataFrame, summary: pd.DataFrame) -> Drawing:
             font={"size": 12},
         )  # fmt: skip
         figure.update_xaxes(
-            title="%" if unit == 100 else ("log odds" if "beta" in quantity else ""),
+            title="%" if unit == 100 else _UNITS.get(quantity, ""),
             title_standoff=6, zeroline=False, row=1, col=k + 1,
         )  # fmt: skip
         figure.update_yaxes(
@@ -662,9 +683,10 @@ def draw_sensitivity(
             for one in zip(value, low, high, strict=True)
         ]
         figure.add_scatter(
-            x=at + 0.16 * (2 * k - 1), y=unit * value, mode="markers+text", name=words,
-            text=texts, textposition="middle right", textfont={"size": 12},
-            marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2}},
+            x=at + 0.05 * (2 * k - 1), y=unit * value, mode="markers+text", name=words,
+            text=[f"  {text}  " for text in texts], textfont={"size": 12},
+            textposition="middle right" if k else "middle left",
+            marker=_marker(symbol, colour),
             error_y=_error(unit * value, unit * low, unit * high, colour),
             hovertext=[f"{words}: {text}" for text in texts], hoverinfo="text",
             cliponaxis=False,
@@ -673,7 +695,11 @@ def draw_sensitivity(
     for x, row in zip(at, table.to_dict("records"), strict=True):
         name = format_percent(row["prevalence"]) if is_risk else f"{row['prevalence']:.3g}"
         is_stated = abs(row["prevalence"] - stated) <= 1e-9 * abs(stated)
-        kind = "stated" if is_stated else f"{row['prevalence'] / stated:.2g} x stated"
+        times = row["prevalence"] / stated
+        kind = {0.5: "half the stated", 2.0: "twice the stated"}.get(
+            round(times, 9), f"{times:.2g} times the stated"
+        )
+        kind = "as stated" if is_stated else kind
         if row["source"] == "refused":
             why = "outside the<br>exact bounds" if not row["within_bounds"] else "refused"
             ticks.append(f"<s>{name}</s> ✕<br>{kind}")
@@ -685,7 +711,7 @@ def draw_sensitivity(
             mark = " ▲" if row["conflict"] else ""
             ticks.append(f"{name}{mark}<br>{kind}")
     figure.update_xaxes(
-        tickvals=at, ticktext=ticks, range=[-0.5, len(table) - 0.2], showgrid=False,
+        tickvals=at, ticktext=ticks, range=[-0.75, len(table) - 0.25], showgrid=False,
         zeroline=False, title_standoff=8,
         title="assumed prevalence" if is_risk else "assumed mean",
     )  # fmt: skip
@@ -696,22 +722,21 @@ def draw_sensitivity(
         notes.append(
             f"exact bounds {format_percent(bounds[0])} to {format_percent(bounds[1])}"
         )
-    if table["conflict"].any():
+    if table["conflict"].to_numpy(bool).any():
         notes.append("▲ disagrees with the data")
     if (table["source"] == "provisional").any():
         notes.append("re-weighted beyond its rule: provisional")
-    frame_figure(figure, height=430, notes=notes)
+    frame_figure(figure, height=450, notes=notes)
     _legend_above(figure)
+    figure.update_layout(margin={"b": 104})
     parts = [_sensitivity_words(row, is_risk=is_risk) for row in table.to_dict("records")]
-    alt = (
-        f"Risk under other prevalences, {n_untested:,} untested patients: "
-        f"{'; '.join(parts)}."
-    )
+    what = "Risk under other prevalences" if is_risk else "Outcome under other means"
+    alt = f"{what}, {n_untested:,} untested patients: {'; '.join(parts)}."
     return Drawing(figure, alt, table)
 
 
 def _sensitivity_words(row: Mapping[Any, Any], *, is_risk: bool) -> str:
-    name = format_percent(row["prevalence"]) if is_risk else f"{row['prevalence']:.3g}"
+    name = (format_percent if is_risk else significant)(row["prevalence"])
     if row["source"] == "refused":
         why = "outside the exact bounds" if not row["within_bounds"] else row["note"]
         return f"{name} is refused ({why})"
@@ -776,15 +801,19 @@ def draw_viable_range(
 
 
 def _tenths(ordered: pd.DataFrame) -> pd.DataFrame:
-    """Medians of each tenth of the patients, who stand in the order of risk."""
-    tenth = np.minimum(10 * np.arange(len(ordered)) // max(len(ordered), 1), 9) + 1
+    """Medians of each tenth of the patients, who stand in the order of risk.
+
+    Fewer and larger parts where there are fewer than a hundred patients.
+    """
+    n_parts = max(1, min(10, len(ordered) // 10))
+    tenth = np.arange(len(ordered)) * n_parts // max(len(ordered), 1) + 1
     columns = ["risk", "viable_low", "viable_high"]
     by = ordered[columns].groupby(tenth)
     table = by.median().assign(n=by.size())
     table["wider_than_0.05"] = (
         (ordered["viable_high"] - ordered["viable_low"] > 0.05).groupby(tenth).sum()
     )
-    return table.rename_axis("tenth_of_risk").reset_index()
+    return table.rename_axis("part").reset_index()
 
 
 # Comparators
@@ -822,7 +851,8 @@ def draw_comparators(table: pd.DataFrame) -> Drawing:
             x=value, y=y, mode="markers+text", showlegend=False, text=texts,
             textposition="top center", textfont={"size": 12}, cliponaxis=False,
             marker={"symbol": np.where(first, "diamond", "square-open"), "size": 10,
-                    "color": np.where(first, BLUE, ORANGE), "line": {"width": 2}},
+                    "color": np.where(first, BLUE, ORANGE),
+                    "line": {"width": 2, "color": np.where(first, BLUE, ORANGE)}},
             error_x=_error(value, low, high, GREY), hoverinfo="text", hovertext=texts,
             row=1, col=k,
         )  # fmt: skip
@@ -843,8 +873,11 @@ def draw_comparators(table: pd.DataFrame) -> Drawing:
             title="mean risk, %" if is_risk else "mean outcome", title_standoff=6,
             zeroline=False, nticks=5, row=1, col=k,
         )  # fmt: skip
+    n_used = rows.groupby("method")["n"].max()
     figure.update_yaxes(
-        tickvals=y, ticktext=[METHOD_WORDS[name] for name in methods], showgrid=False,
+        tickvals=y,
+        ticktext=[f"{METHOD_WORDS[name]}<br>n = {int(n_used[name]):,}" for name in methods],
+        showgrid=False,
         zeroline=False, range=[-0.6, n - 0.2],
     )  # fmt: skip
     notes = ["filled diamond: this model", "95 % intervals", "each axis has its own range"]
@@ -885,7 +918,7 @@ def draw_coefficients(table: pd.DataFrame) -> Drawing:
         symbol, colour = looks[list(METHOD_WORDS).index(name)]
         figure.add_scatter(
             x=value, y=y + 0.17 * (1.5 - k), mode="markers", name=METHOD_WORDS[name],
-            marker={"symbol": symbol, "size": 8, "color": colour, "line": {"width": 2}},
+            marker=_marker(symbol, colour, size=9),
             error_x=_error(value, low, high, colour), hoverinfo="text",
             hovertext=[f"{METHOD_WORDS[name]}: {format_number(*one)}"
                        for one in zip(value, low, high, strict=True)],
@@ -925,12 +958,13 @@ def draw_decision_curve(table: pd.DataFrame, *, n: int) -> Drawing:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    x = 100 * table["threshold"].to_numpy(float)
+    known = table.dropna(subset=["net_benefit"])
+    x = 100 * known["threshold"].to_numpy(float)
     model, low, high = (1000 * one for one in _columns(
-        table, "net_benefit", "net_benefit_low", "net_benefit_high"))  # fmt: skip
+        known, "net_benefit", "net_benefit_low", "net_benefit_high"))  # fmt: skip
     _add_band(figure, x, low, high, "95 % interval")
     figure.add_scatter(
-        x=x, y=1000 * table["treat_all"], mode="lines", name="act on everybody",
+        x=x, y=1000 * known["treat_all"], mode="lines", name="act on everybody",
         line={"color": ORANGE, "width": 2, "dash": "dash"}, hoverinfo="skip",
     )  # fmt: skip
     figure.add_scatter(
@@ -940,13 +974,13 @@ def draw_decision_curve(table: pd.DataFrame, *, n: int) -> Drawing:
     figure.add_scatter(
         x=x, y=model, mode="lines", name="act on the risk of this model",
         line={"color": BLUE, "width": 2.4},
-        hovertext=[f"from {a:.3g} %: {b:,} patients, net benefit {c:.1f} per 1,000"
-                   for a, b, c in zip(x, table["n_above"], model, strict=True)],
+        hovertext=[f"from {a:.3g} %: {b:,.0f} patients, net benefit {c:.1f} per 1,000"
+                   for a, b, c in zip(x, known["n_above"], model, strict=True)],
         hoverinfo="text",
     )  # fmt: skip
     top = float(np.nanmax(high))
-    figure.update_xaxes(title="risk from which on one acts, %", title_standoff=8,
-                        zeroline=False)  # fmt: skip
+    figure.update_xaxes(title="threshold: one acts from this risk on, %",
+                        title_standoff=8, zeroline=False)  # fmt: skip
     figure.update_yaxes(
         title="net benefit,<br>true positives per 1,000", zeroline=False,
         range=[-0.12 * top, 1.08 * top],
@@ -955,7 +989,7 @@ def draw_decision_curve(table: pd.DataFrame, *, n: int) -> Drawing:
         figure, height=440, notes=["expected by the model itself; no outcome was used"]
     )
     _legend_above(figure)
-    better = (table["net_benefit"] > table["treat_all"].clip(lower=0) + 1e-6).to_numpy()
+    better = (known["net_benefit"] > known["treat_all"].clip(lower=0) + 1e-6).to_numpy()
     where = "at no threshold shown"
     if better.any():
         where = f"for thresholds from {x[better].min():.2g} to {x[better].max():.2g} %"
@@ -971,6 +1005,11 @@ def draw_decision_curve(table: pd.DataFrame, *, n: int) -> Drawing:
 
 def _columns(table: pd.DataFrame, *names: str) -> tuple[np.ndarray, ...]:
     return tuple(table[name].to_numpy(float) for name in names)
+
+
+def _marker(symbol: str, colour: str, *, size: int = 10) -> dict[str, Any]:
+    outline = {"width": 2, "color": colour}
+    return {"symbol": symbol, "size": size, "color": colour, "line": outline}
 
 
 def _error(
@@ -1001,7 +1040,7 @@ def _add_band(
     )  # fmt: skip
 
 
-def _percent_axis(update: Any, title: str, span: list[float] | None) -> None:  # noqa: ANN401
+def _percent_axis(update: Any, title: str, span: Sequence[int | float] | None) -> None:  # noqa: ANN401
     """An axis of rates in per cent."""
     narrow = span is not None and span[1] < 0.05
     update(title=title, tickformat=".1%" if narrow else ".0%", zeroline=False,

@@ -64,18 +64,21 @@ def format_per_1000(value: float, low: float, high: float) -> str:
 
 
 def format_number(value: float, low: float, high: float) -> str:
-    """A figure of another unit with its interval, three significant digits.
+    """A figure of another unit with its interval; the largest has three digits.
 
     Examples
     --------
     >>> format_number(1.9543, 1.414, 2.4361), format_number(-0.31, float("nan"), 1.0)
     ('1.95 (1.41 to 2.44)', '-0.310 (no interval)')
+    >>> format_number(0.00248, -0.765, 0.77), format_number(12345.6, 12001.0, 12699.0)
+    ('0.002 (-0.765 to 0.770)', '12,346 (12,001 to 12,699)')
     """
     if isnan(value):
         return "not known"
     if isnan(low) or isnan(high):
         return f"{significant(value)} (no interval)"
-    return f"{significant(value)} ({significant(low)} to {significant(high)})"
+    digits = _decimals(max(abs(value), abs(low), abs(high)))
+    return f"{value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
 def significant(value: float) -> str:
@@ -86,6 +89,11 @@ def significant(value: float) -> str:
     >>> significant(1.9543), significant(-0.31), significant(12345.6)
     ('1.95', '-0.310', '12,346')
     """
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".")
+    return f"{value:,.{_decimals(abs(value))}f}"
+
+
+def _decimals(size: float) -> int:
+    """Decimals that show three significant digits of a number of this size."""
+    if size == 0:
+        return 2
+    return min(max(2 - floor(log10(float(f"{size:.2e}"))), 0), 8)

@@ -172,8 +172,29 @@ def test_calibration_shows_a_wrong_model(cohort):
     table = calibration_tested(model, X, tested, swapped)
     inside = table["observed"].between(table["band_low"], table["band_high"])
     assert inside.sum() <= 6
-    few = calibration_tested(model, X[:40], tested[:40], outcome[:40])
-    assert len(few) <= max(1, tested[:40].sum() // 10)
+
+
+def test_what_tells_of_fewer_than_ten_patients_is_suppressed(cohort):
+    model, X, *_ = cohort
+    # 30 patients of three patterns, 12, 11 and 7 of them, all tested but one of each
+    rows = [np.flatnonzero((X["old"] == k) & (X["poor"] == k) & (X["stage"] == k))[0]
+            for k in (0, 1)]  # fmt: skip
+    rows = np.repeat([*rows, np.flatnonzero((X["old"] == 0) & (X["stage"] == 2))[0]],
+                     [12, 11, 7])  # fmt: skip
+    who = np.diff(rows, append=-1) == 0
+    few = cohort_risk(model, X.iloc[rows], who, np.where(who, rows % 2, np.nan))
+    table = risk_fifths(few).table.set_index("n")
+    assert dict(table.loc[[12, 11, 7], "note"]) == {12: "", 11: "", 7: "suppressed"}
+    hidden = ["n_tested", "n_cases", "observed_rate", "observed_low", "risk", "risk_high"]
+    assert table.loc[[7], hidden].isna().to_numpy().all()
+    assert table.loc[[12, 11], hidden].notna().to_numpy().all()
+    assert (calibration_tested(few)["n"] >= 10).all()
+    assert calibration_tested(few)["n"].sum() == 27
+    bins = risk_histograms(model, cohort=few)
+    assert sorted(bins["n"].dropna()[bins["n"] > 0]) == [10, 11]
+    assert (bins["note"] == "suppressed").sum() == 1 + 3
+    curve = decision_curve(few, thresholds=[0.0001, float(few.risk.max())])
+    assert list(curve["net_benefit"].isna()) == [False, few.n[np.argmax(few.risk)] < 10]
 
 
 def test_recalibration_agrees_with_statsmodels(cohort):
@@ -241,7 +262,7 @@ def test_the_strip_answers_or_refuses_with_the_reason(cohort):
 
 def test_histograms_count_everybody(cohort):
     model, X, tested, _ = cohort
-    table = risk_histograms(*cohort)
+    table = risk_histograms(*cohort, minimum=0)
     by = table.groupby("group")
     assert by["n"].sum().to_dict() == {"tested": tested.sum(), "untested": (~tested).sum()}
     assert by["share"].sum().to_numpy() == pytest.approx(1)
@@ -314,7 +335,7 @@ def test_a_continuous_outcome_has_no_fifths_of_risk():
     with pytest.raises(ValueError, match="0 and 1"):
         risk_fifths(model, x, tested, y.where(tested))
     table = odds_ratios(model, x)
-    assert table["odds_ratio"].isna().all()
+    assert np.isnan(table["odds_ratio"].to_numpy()).all()
     low, high = table[["beta_Y_low", "beta_Y_high"]].to_numpy()[1]
     assert low < x["a"].std() < high
     assert set(prior_posterior(model)["quantity"]) >= {"correlation", "prevalence"}
