@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phenokit.evidence.associations import associate
+    from phenokit.evidence.risk import SelectiveLabelsModel
     from phenokit.pipeline import explain, load_model, score_ecg
     from phenokit.readers.ecg import read_ecg
 
-__all__ = ["associate", "explain", "load_model", "read_ecg", "score_ecg"]
+__all__ = [
+    "SelectiveLabelsModel",
+    "associate",
+    "explain",
+    "load_model",
+    "read_ecg",
+    "score_ecg",
+]
 
 _HOME = {
+    "SelectiveLabelsModel": "phenokit.evidence.risk",
     "associate": "phenokit.evidence.associations",
     "read_ecg": "phenokit.readers.ecg",
     "load_model": "phenokit.pipeline",

@@ -1,9 +1,9 @@
 """The command line: each command is one call into the library.
 
 Exit codes: 0 done; 3 some recordings were rejected and ``--strict`` was given; 64 usage; 65
-the input, bundle or run does not fit; 66 an analysis refused by its own gate; 70 internal
-error; 74 disk; 75 another run is writing to the folder; 129 hung up; 130 interrupted; 143
-terminated.
+the input, bundle or run does not fit; 66 an analysis refused by its own gate; 67 a stated
+prevalence that the data contradict, and nobody acknowledged it; 70 internal error; 74 disk;
+75 another run is writing to the folder; 129 hung up; 130 interrupted; 143 terminated.
 
 Nothing heavy is imported before a command needs it: ``--help`` costs a few bare pythons.
 """
@@ -85,6 +85,37 @@ class ClassScale(StrEnum):
 
     LOGIT = "logit"
     PROBABILITY = "probability"
+
+
+class RiskKind(StrEnum):
+    """Law of the unseen risk, or Heckman's model of a continuous outcome."""
+
+    UNIFORM = "uniform"
+    NORMAL = "normal"
+    NORMAL_ALPHA = "normal_alpha"
+    HECKMAN = "heckman"
+
+
+class RiskEngine(StrEnum):
+    """How the posterior is drawn."""
+
+    NUTS = "nuts"
+    LAPLACE = "laplace"
+
+
+class Results(StrEnum):
+    """Which of several results of a test is the outcome."""
+
+    FIRST = "first"
+    ANY = "any"
+
+
+class Viable(StrEnum):
+    """Settings of the viable range."""
+
+    NONE = "none"
+    SINGLE = "single"
+    CROSSED = "crossed"
 
 
 ModelOption = Annotated[
@@ -366,6 +397,147 @@ def associate(
     for code, count in manifest["codes"].items():
         typer.echo(f"{count:>9,}  {code}")
     typer.echo(f"run {manifest['run_id']} in {out}")
+
+
+@app.command()
+def risk(
+    out: OutOption,
+    table: Annotated[
+        Path | None, typer.Argument(help="CSV or Parquet, a row a patient; or --cohort.")
+    ] = None,
+    features: Annotated[str, typer.Option(help="Columns, separated by commas.")] = "",
+    tested: Annotated[str, typer.Option(help="Column: 1 where tested.")] = "tested",
+    outcome: Annotated[
+        str, typer.Option(help="Column: 0 or 1, empty where not tested.")
+    ] = "outcome",
+    testing_features: Annotated[
+        str | None,
+        typer.Option(help="Those that may affect testing beyond risk; none; default all."),
+    ] = None,
+    prevalence: Annotated[
+        float | None, typer.Option(help="Of everybody in the table, such as 0.04.")
+    ] = None,
+    prevalence_sd: Annotated[
+        float | None, typer.Option(help="Its standard deviation.")
+    ] = None,
+    prevalence_interval: Annotated[
+        str, typer.Option(help="Instead: its 95 % interval, such as 0.03,0.05.")
+    ] = "",
+    prevalence_source: Annotated[
+        str, typer.Option(help="Source, population, age range, time window.")
+    ] = "",
+    accept_conflict: Annotated[
+        bool,
+        typer.Option("--accept-conflict", help="Exit 0 though data and prevalence differ."),
+    ] = False,
+    cohort: Annotated[
+        Path | None, typer.Option(help="Cohort folder, or hosp folder of MIMIC-IV.")
+    ] = None,
+    test: Annotated[str, typer.Option(help="Of a cohort: the laboratory test.")] = "",
+    above: Annotated[
+        float | None, typer.Option(help="Results from here on up are abnormal.")
+    ] = None,
+    below: Annotated[
+        float | None, typer.Option(help="Results from here on down are abnormal.")
+    ] = None,
+    results: Annotated[Results, typer.Option(help="Which results count.")] = Results.FIRST,
+    scores: Annotated[Path | None, typer.Option(help="What phenokit score wrote.")] = None,
+    exposure: Annotated[
+        list[str] | None,
+        typer.Option(help='Of the scores, such as "class AFIB"; may be repeated.'),
+    ] = None,
+    exposures: Annotated[
+        Path | None, typer.Option(help="Numbers by person_id or record_id.")
+    ] = None,
+    class_scale: Annotated[
+        ClassScale, typer.Option(help="Scale of class predictions.")
+    ] = ClassScale.LOGIT,
+    labs: Annotated[Path | None, typer.Option(help="Instead of the cohort's.")] = None,
+    drop_incomplete: Annotated[
+        bool, typer.Option(help="Leave out patients without a feature.")
+    ] = False,
+    kind: Annotated[RiskKind, typer.Option(help="Law of the unseen risk.")] = (
+        RiskKind.UNIFORM
+    ),
+    alpha: Annotated[float, typer.Option(help="Given for kind normal.")] = 1.0,
+    sigma: Annotated[float, typer.Option(help="Given for kind normal_alpha.")] = 1.0,
+    engine: Annotated[RiskEngine, typer.Option(help="NUTS is the reference.")] = (
+        RiskEngine.NUTS
+    ),
+    draws: Annotated[int, typer.Option(min=100, help="Of each of 4 chains.")] = 1_000,
+    warmup: Annotated[int, typer.Option(min=100, help="Of each chain.")] = 1_000,
+    threshold: Annotated[
+        float | None, typer.Option(help="Risk from which on something is done.")
+    ] = None,
+    viable: Annotated[Viable, typer.Option(help="Settings of the viable range.")] = (
+        Viable.SINGLE
+    ),
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what is in the folder.")
+    ] = False,
+) -> None:
+    """Estimate the risk of the tested and of the untested under a known prevalence."""
+    from phenokit.batch.risk import RiskInputs, RiskOptions, acknowledge_conflict, run_risk
+    from phenokit.evidence.risk_table import deviation_of_interval
+
+    if prevalence_interval:
+        if prevalence_sd is not None:
+            raise typer.BadParameter("give the interval or the standard deviation")
+        prevalence_sd = deviation_of_interval(*_interval(prevalence_interval))
+    chosen = None if testing_features is None else _listed(testing_features)
+    inputs = RiskInputs(table, cohort, scores, exposures, labs)
+    options = RiskOptions(
+        tested=tested,
+        outcome=outcome,
+        test=test,
+        above=above,
+        below=below,
+        results=results.value,
+        features=_listed(features),
+        exposures=tuple(exposure or ()),
+        class_scale=class_scale.value,
+        drop_incomplete=drop_incomplete,
+        testing_features=() if chosen == ("none",) else chosen,
+        prevalence=prevalence,
+        prevalence_sd=prevalence_sd,
+        prevalence_source=prevalence_source,
+        kind=kind.value,
+        alpha=alpha,
+        sigma=sigma,
+        engine=engine.value,
+        n_warmup=warmup,
+        n_draws=draws,
+        seed=seed,
+        threshold=threshold,
+        viable=viable.value,
+    )
+    with _progress_bars() as show:
+        manifest = run_risk(inputs, options, out, restart=restart, progress=show)
+    for line in _risk_lines(out):
+        typer.echo(line)
+    typer.echo(f"run {manifest['run_id']} in {out}")
+    if "W_PREVALENCE_CONFLICT" in manifest["flags"]:
+        if not accept_conflict:
+            raise typer.Exit(67)
+        acknowledge_conflict(out)
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(one) for one in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text} is not an interval such as 0.03,0.05") from None
+    if not low < high:
+        raise typer.BadParameter(f"{text} does not run from a lower to a higher number")
+    return low, high
+
+
+def _risk_lines(folder: Path) -> list[str]:
+    """The answer, the flags and the limits."""
+    from phenokit.report.risk import answer_lines, read_risk_run
+
+    return answer_lines(read_risk_run(folder))
 
 
 @train_app.command("ecg")

@@ -181,7 +181,7 @@ class RiskDiagnostics:
         """The same as JSON values: what is not a number becomes None."""
         plain = asdict(replace(self, agreement=pd.DataFrame()))
         plain["agreement"] = self.agreement.to_dict("index")
-        return _without_nan(plain)
+        return without_nan(plain)
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "RiskDiagnostics":
@@ -218,11 +218,12 @@ _NUMBERS = {
 }  # fmt: skip
 
 
-def _without_nan(value: Any) -> Any:  # noqa: ANN401 - whatever a result holds
+def without_nan(value: Any) -> Any:  # noqa: ANN401 - whatever a result holds
+    """A result as JSON values: NaN, which JSON lacks, becomes None."""
     if isinstance(value, Mapping):
-        return {name: _without_nan(one) for name, one in value.items()}
+        return {name: without_nan(one) for name, one in value.items()}
     if isinstance(value, tuple | list):
-        return [_without_nan(one) for one in value]
+        return [without_nan(one) for one in value]
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None
     if isinstance(value, np.generic):
@@ -897,7 +898,9 @@ def _of_table(draws: pd.DataFrame) -> _Draws:
     evaluated = Evaluated(*(draws[name].to_numpy() for name in Evaluated._fields))
     n_chains = int(draws["chain"].iloc[-1]) + 1
     weights = draws["weight"].to_numpy()
-    return _Draws(values[:, :-1], values[:, -1], evaluated, weights, n_chains)
+    # In the memory layout of a fit, whose sums then have the same last bit.
+    coefficients, shape = map(np.ascontiguousarray, (values[:, :-1], values[:, -1]))
+    return _Draws(coefficients, shape, evaluated, weights, n_chains)
 
 
 def _log_likelihood(model: Model, fit: NestedLaplace) -> float:
