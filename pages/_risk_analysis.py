@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from phenokit.report.risk import (
 )
 from phenokit.report.risk_numbers import format_number, format_per_1000, format_risk
 
-ENGINES = {"laplace": "quick answer (nested Laplace)", "nuts": "reference (NUTS)"}
+ENGINES = {"laplace": "quick answer (nested Laplace)", "nuts": "reference fit (NUTS)"}
+SHORT = {"laplace": "quick", "nuts": "reference"}
 OF_ENGINE = ("--engine", "--viable")
 """Options that the two jobs of an analysis may differ in, each with one value."""
 CONFLICT = "W_PREVALENCE_CONFLICT"
@@ -91,7 +93,7 @@ class Analysis:
     def words(self) -> str:
         """For the list of runs."""
         asked = datetime.fromisoformat(self.asked)
-        states = ", ".join(f"{_engine_of(job)} {_state(job)}" for job in self.jobs)
+        states = ", ".join(f"{SHORT[_engine_of(job)]} {_state(job)}" for job in self.jobs)
         return f"{asked:%Y-%m-%d %H:%M} UTC · {self.title} · {states}"
 
 
@@ -161,14 +163,14 @@ def _engine_of(job: Job) -> str:
 SIGNS = {
     JobState.RUNNING: "… running",
     JobState.FINISHED: "✓",
-    JobState.FAILED: "✕",
+    JobState.FAILED: "✕ failed",
     JobState.CANCELLED: "✕ cancelled",
     JobState.STOPPED: "✕ stopped",
 }
 
 
 def _state(job: Job) -> str:
-    return SIGNS[job.state]
+    return "✕ refused" if refusal_of(job) is not None else SIGNS[job.state]
 
 
 @dataclass(frozen=True)
@@ -389,6 +391,16 @@ def table(
     ]  # fmt: skip
 
 
+def plain(rows: pd.DataFrame) -> Node:
+    """A short table whose words may wrap."""
+    cells = [
+        [f"{one:,.0f}" if isinstance(one, int | float) else str(one) for one in row]
+        for row in rows.itertuples(index=False)
+    ]
+    heads = [str(name).replace("_", " ").replace("n ", "") for name in rows.columns]
+    return table(cells, [head.capitalize() for head in heads])
+
+
 def both_fits(run: RiskRun) -> Node:
     """The fit with the stated prevalence beside the one without, risks first."""
     rows = []
@@ -446,18 +458,29 @@ def refused(refusal: Refusal, *, title: str) -> Node:
     ]
 
 
+def percent(share: float) -> str:
+    """A prevalence with the digits that it was chosen with, two decimals at most.
+
+    Examples
+    --------
+    >>> percent(0.155), percent(0.0637), percent(0.2)
+    ('15.5 %', '6.37 %', '20 %')
+    """
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
+
+
 def bounds(low: float, high: float, stated: Mapping[str, float]) -> Node:
     """The exact bounds on a line from 0 to 100 %, and where prevalences lie on it."""
     words = (
-        f"Exact bounds: {low:.2%} (no untested patient is a case) to {high:.2%} (all of "
-        "them are)."
+        f"Exact bounds: {percent(low)} (no untested patient is a case) to {percent(high)} "
+        "(all of them are)."
     )
     marks: list[Node] = [
         ["span", {"class": "at", "--at": f"{100 * value:.3f}%", "title": name,
                   "aria-hidden": "true"}]
         for name, value in stated.items() if 0 <= value <= 1
     ]  # fmt: skip
-    places = "; ".join(f"{name} {value:.2%}" for name, value in stated.items())
+    places = "; ".join(f"{name} {percent(value)}" for name, value in stated.items())
     inside: Node = [
         "span",
         {"class": "inside", "--low": f"{100 * low:.3f}%", "--share": _share(low, high)},
@@ -494,7 +517,7 @@ def what_if_table(fit: WhatIf, asked: WhatIf, *, is_grey: bool, n: tuple[int, in
         ("Risk of the untested", "risk_untested", False),
         ("Expected cases per 1,000 patients", "cases", True),
         ("of these, never tested", "missed", True),
-        (f"Flagged at a risk of {asked.threshold:.0%} or more, per 1,000", "", True),
+        (f"Flagged at a risk of {percent(asked.threshold)} or more, per 1,000", "", True),
         ("PPV: flagged patients with the outcome", "ppv", False),
         ("NPV: other patients without it", "npv", False),
         ("Sensitivity: cases that are flagged", "sensitivity", False),
@@ -511,8 +534,8 @@ def what_if_table(fit: WhatIf, asked: WhatIf, *, is_grey: bool, n: tuple[int, in
                      *(["td", {"class": "number"}, cell] for cell in cells)])  # fmt: skip
     heads = (
         "Mean (95 % interval)",
-        f"As stated: {fit.stated:.2%}",
-        f"At {asked.stated:.2%}" + (", PROVISIONAL" if is_grey else ""),
+        f"As stated: {percent(fit.stated)}",
+        f"At {percent(asked.stated)}" + (", PROVISIONAL" if is_grey else ""),
     )
     return [
         "table",
@@ -528,7 +551,9 @@ def what_if_table(fit: WhatIf, asked: WhatIf, *, is_grey: bool, n: tuple[int, in
 
 def what_if_source(asked: WhatIf, *, is_working: bool = False) -> Node:
     """Whether the figures were re-weighted or fitted anew; told to screen readers."""
-    draws = f"{asked.effective_size:,.0f} effective draws, k-hat {asked.k_hat:.2f}"
+    # With equal weights there is no tail, and no k-hat.
+    k_hat = f"{asked.k_hat:.2f}" if isfinite(asked.k_hat) else "-"
+    draws = f"{asked.effective_size:,.0f} effective draws, k-hat {k_hat}"
     if is_working:
         text = (
             f"▲ Provisional: re-weighting leaves too little ({draws}). The quick fit is "

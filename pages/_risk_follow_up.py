@@ -89,7 +89,7 @@ def show_result(found: FollowUpResult) -> None:
             draw_cumulative_incidence(found.incidence, title=event), key="incidence"
         )
     if found.hazards is not None:
-        _widgets.show_figure(draw_hazards(found.hazards), key="hazards")
+        _widgets.show_figure(draw_hazards(found.hazards, title=event), key="hazards")
         for flag in getattr(found.hazards, "notes", ()):
             st.text(flag)
     if found.refusal:

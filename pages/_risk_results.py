@@ -73,10 +73,10 @@ def show(
     nodes = [
         _risk_analysis.flags(run.flags, notes=[acknowledged] if acknowledged else ()),
         _risk_analysis.engine_line(job, other, is_last_word=is_last_word),
+        ["p", {"class": "lead"}, finding_sentence(run)],
         _risk_analysis.lines(
             [cohort_sentence(run), prevalence_sentence(run), expertise_sentence(run)]
         ),
-        ["p", {"class": "lead"}, finding_sentence(run)],
     ]
     _widgets.show(nodes, key="about")
     if any(flag["code"] == _risk_analysis.CONFLICT for flag in run.flags):
@@ -172,7 +172,9 @@ def show_panel(panel: RiskPanel, run: RiskRun, acknowledged: str) -> None:
         show_table(drawing.table, words, f"{panel.key}-{k}-rows", run, acknowledged)
     for k, (words, rows) in enumerate(panel.tables.items()):
         key = f"{panel.key}-table-{k}"
-        show_table(rows, words, key, run, acknowledged, is_open=not panel.drawings)
+        if not panel.drawings:
+            _widgets.show([_risk_analysis.plain(rows)], key=f"{key}-plain")
+        show_table(rows, words, key, run, acknowledged)
 
 
 def show_table(
@@ -181,8 +183,6 @@ def show_table(
     key: str,
     run: RiskRun,
     acknowledged: str,
-    *,
-    is_open: bool = False,
 ) -> None:
     """Rows that can be unfolded and saved."""
 
@@ -193,7 +193,7 @@ def show_table(
             )
         )
 
-    with st.expander(f"{words} ({count(len(rows), 'row')})", expanded=is_open):
+    with st.expander(f"{words} ({count(len(rows), 'row')})"):
         st.dataframe(
             rows.rename(columns=lambda name: str(name).replace("_", " ")),
             hide_index=True, key=key, column_config=_columns(rows),

@@ -346,7 +346,9 @@ def ask_prevalence(key: str, options: RiskOptions) -> tuple[RiskOptions, list[st
         return options, lacking
     sd = deviation_of_interval(low / 100, high / 100)
     st.text(f"Standard deviation {100 * sd:.2g} points (width of the interval / 3.92)")
-    words = "; ".join(f"{TEXTS[name][0]}: {said[name].strip()}" for name in said)
+    words = said.pop("source").strip()
+    for name, text in said.items():
+        words += f"; {TEXTS[name][0].lower()}: {text.strip()}"
     return replace(
         options, prevalence=value / 100, prevalence_sd=sd, prevalence_source=words
     ), lacking

@@ -37,23 +37,30 @@ def _show_what_if(job: Job, stated: Mapping[str, Any], n: tuple[int, int]) -> No
     place, exact = f"slide-{job.job_id}", f"exact-{job.job_id}"
     st.session_state.setdefault(place, home)
     st.session_state.setdefault(exact, st.session_state[place])
-    left, middle, right = st.columns([6, 2, 2], gap="medium", vertical_alignment="bottom")
-    with left:
+    slider, number, threshold, back = st.columns(
+        [6, 2, 2, 2], gap="medium", vertical_alignment="bottom"
+    )
+    with slider:
         st.slider(
-            "If the prevalence were, %", first, last, step=step, key=place,
+            "Prevalence, %", first, last, step=step, key=place,
             format=f"%.{_digits(step)}f %%", on_change=_follow, args=(place, exact),
         )  # fmt: skip
-    with middle:
+    with number:
         st.number_input(
             "The same as a number, %", first, last, step=step, key=exact,
             format=f"%.{_digits(step)}f", on_change=_follow, args=(exact, place),
         )  # fmt: skip
-    with right:
+    with threshold:
+        limit = st.number_input(
+            "Threshold of risk, %", 0.01, 99.99, round(100 * stated["threshold"], 2),
+            step=1.0, key=f"threshold-{job.job_id}",
+            help="From this risk on a patient is flagged.",
+        )  # fmt: skip
+    with back:
         st.button(
             "Back to the stated one", key=f"home-{job.job_id}", on_click=_go_home,
             args=(place, exact, home),
         )  # fmt: skip
-    threshold = st.session_state.get(f"threshold-{job.job_id}", stated["threshold"])
     chosen = stated["value"] if st.session_state[place] == home else (
         st.session_state[place] / 100
     )  # fmt: skip
@@ -63,7 +70,7 @@ def _show_what_if(job: Job, stated: Mapping[str, Any], n: tuple[int, int]) -> No
     _widgets.show(
         [_risk_analysis.bounds(low / 100, high / 100, marks)], key=f"line-{job.job_id}"
     )
-    asked = {"prevalence_sd": stated["sd"], "threshold": threshold}
+    asked = {"prevalence_sd": stated["sd"], "threshold": limit / 100}
     fit = _risk_analysis.what_if(job, prevalence=stated["value"], refit=False, **asked)
     answer = st.empty()
     try:
@@ -80,11 +87,6 @@ def _show_what_if(job: Job, stated: Mapping[str, Any], n: tuple[int, int]) -> No
             _refused(error, job)
             return
     _draw(answer, job, fit, found, n, is_working=False)
-    st.slider(
-        "Threshold of risk, %", 1, 99, key=f"t-{job.job_id}",
-        value=min(max(round(100 * stated["threshold"]), 1), 99),
-        on_change=_keep_threshold, args=(job.job_id,),
-    )  # fmt: skip
     st.caption(
         f"The standard deviation of the prevalence stays {100 * stated['sd']:.2g} points. "
         "Everything below the slider stays at the stated prevalence."
@@ -125,10 +127,6 @@ def _follow(source: str, target: str) -> None:
 
 def _go_home(place: str, exact: str, home: float) -> None:
     st.session_state[place] = st.session_state[exact] = home
-
-
-def _keep_threshold(job_id: str) -> None:
-    st.session_state[f"threshold-{job_id}"] = st.session_state[f"t-{job_id}"] / 100
 
 
 def _step(low: float, high: float) -> float:

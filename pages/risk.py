@@ -137,18 +137,24 @@ def _show_jobs(states: Mapping[str, JobState]) -> None:
     jobs = [find_job(jobs_folder(), job_id) for job_id in states]
     if any(states[job.job_id] is not job.state for job in jobs):
         st.rerun()  # the whole page: its panels change with the answer
-    if all(job.state is JobState.FINISHED for job in jobs):
+    unfinished = [job for job in jobs if job.state is not JobState.FINISHED]
+    if not unfinished:
         return
-    for job, column in zip(jobs, st.columns(len(jobs)), strict=True):
+    for job, column in zip(unfinished, st.columns(len(unfinished)), strict=True):
         with column:
             show_job(job)
+    if any(job.state is JobState.RUNNING for job in jobs):
+        st.caption(
+            "This tab may be closed: the runs go on, and stand in the list of analyses."
+        )
     if message := st.session_state.pop("refused", None):
         st.warning(message)
 
 
 def show_job(job: Job) -> None:
     """How far one job is, or why it ended."""
-    st.markdown(f"**{_risk_analysis.engine_words(job).capitalize()}**")
+    name = _risk_analysis.engine_words(job)
+    st.text(name[0].upper() + name[1:])
     if _risk_analysis.refusal_of(job) is not None:
         st.text("✕ Refused: see below.")
         return
@@ -157,14 +163,14 @@ def show_job(job: Job) -> None:
         share = job.done / job.of if job.of else 0.0
         st.progress(min(share, 1.0), text=_progress_words(job))
         st.button(
-            "Cancel", key=f"cancel-{job.job_id}", on_click=cancel_job,
+            f"Cancel the {name}", key=f"cancel-{job.job_id}", on_click=cancel_job,
             args=(jobs_folder(), job.job_id),
         )  # fmt: skip
-        st.caption(
-            "This tab may be closed: the run goes on, and stands in the list of analyses."
-        )
     elif job.can_resume:
-        st.button("Resume", key=f"resume-{job.job_id}", on_click=resume, args=(job.job_id,))
+        st.button(
+            f"Resume the {name}", key=f"resume-{job.job_id}", on_click=resume,
+            args=(job.job_id,),
+        )  # fmt: skip
 
 
 def resume(job_id: str) -> None:
