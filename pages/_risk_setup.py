@@ -26,6 +26,7 @@ from phenokit.readers.archives import unpack_gzip
 from phenokit.readers.cohort_folders import CohortFolder
 from phenokit.readers.mimic import is_mimic
 from phenokit.readers.outcomes import lab_tests
+from phenokit.readers.prevalences import StatedPrevalence, read_prevalences
 from phenokit.readers.tables import parse_header
 from phenokit.report.explanation import count
 from phenokit.statements import clinical_name
@@ -96,7 +97,7 @@ def show(key: str, cohort: CohortFolder | None, on_start: Callable[[str], None])
         options = ask_features(key, source, options)
     with right:
         st.subheader("Prevalence among these patients", anchor=False)
-        options, lacking = ask_prevalence(key, options)
+        options, lacking = ask_prevalence(key, source, options)
     options = ask_method(key, options)
     if source.cohort is not None and math.isnan(_limit(options)):
         lacking.append("a limit from which on a result is abnormal")
@@ -325,8 +326,12 @@ def _words(name: str) -> str:
 # Prevalence
 
 
-def ask_prevalence(key: str, options: RiskOptions) -> tuple[RiskOptions, list[str]]:
+def ask_prevalence(
+    key: str, source: Source, options: RiskOptions
+) -> tuple[RiskOptions, list[str]]:
     """The stated prevalence with its interval and source, and what is still needed."""
+    if source.cohort is not None:
+        ask_preset(key, source.cohort, options.test)
     value = _percent("Prevalence, %", f"prevalence-{key}", "for example 12")
     with st.container(horizontal=True):
         low = _percent("95 % from", f"low-{key}", "10")
@@ -352,6 +357,57 @@ def ask_prevalence(key: str, options: RiskOptions) -> tuple[RiskOptions, list[st
     return replace(
         options, prevalence=value / 100, prevalence_sd=sd, prevalence_source=words
     ), lacking
+
+
+def ask_preset(key: str, cohort: CohortFolder, test: str) -> None:
+    """Prevalences that the cohort has a table of; one fills in the form."""
+    path = cohort.path / "prevalences.csv"
+    if not path.is_file():
+        return
+    try:
+        found = _prevalences(path, path.stat().st_mtime)
+    except BadInput as error:
+        st.caption("The table of prevalences of this cohort cannot be used:")
+        st.text(_with_place(error))
+        return
+    offered = [k for k, one in enumerate(found) if one.test == test]
+    if not offered:
+        return
+    state = f"preset-{key}-{test}"
+    st.selectbox(
+        "From a table with sources", offered, index=None, key=state,
+        format_func=lambda k: _preset_words(found[k]), placeholder="Choose, or state below",
+        on_change=_take_preset, args=(state, key, found),
+    )  # fmt: skip
+
+
+@st.cache_data(max_entries=4, ttl="10m", show_spinner=False)
+def _prevalences(path: Path, stamp: float) -> tuple[StatedPrevalence, ...]:
+    return read_prevalences(path)
+
+
+def _preset_words(one: StatedPrevalence) -> str:
+    interval = f"{100 * one.low:.3g}–{100 * one.high:.3g}"
+    return f"{100 * one.prevalence:.3g} % ({interval}): {one.source}"
+
+
+def _take_preset(state: str, key: str, found: Sequence[StatedPrevalence]) -> None:
+    """Fill in the form, the limit that the prevalence belongs to with it."""
+    chosen = st.session_state[state]
+    if chosen is None:
+        return
+    one = found[chosen]
+    shares = {"prevalence": one.prevalence, "low": one.low, "high": one.high}
+    texts = {"source": one.source, "population": one.population, "ages": one.age_range,
+             "window": one.time_window}  # fmt: skip
+    for name, share in shares.items():
+        st.session_state[f"{name}-{key}"] = round(100 * share, 4)
+    for name, text in texts.items():
+        st.session_state[f"{name}-{key}"] = text
+    for side in SIDES:
+        if not math.isnan(limit := getattr(one, side)):
+            st.session_state[f"side-{key}"] = side
+            st.session_state[f"limit-{key}-{one.test}"] = limit
 
 
 def _percent(label: str, key: str, example: str) -> float | None:

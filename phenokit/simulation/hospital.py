@@ -2,6 +2,7 @@
 
     cohort.toml         what it is, and how it is best analysed
     patients.csv, admissions.csv, diagnoses.csv, recordings.csv, labs.csv, follow_up.csv
+    prevalences.csv     how common each test's outcome is, counted in everybody
     recordings/         WFDB records, a folder for each hundred patients
     truth/              what was planted, and what each recording shows
 
@@ -83,6 +84,7 @@ def cohort_files(cohort: SimulatedCohort, *, seed: int, model: str) -> dict[str,
         "recordings": cohort.recordings,
         "labs": cohort.labs,
         "follow_up": cohort.follow_up,
+        "prevalences": _prevalences(cohort),
         "truth/effects": effects(),
         "truth/conditions": cohort.conditions,
         "truth/phenotypes": cohort.phenotypes,
@@ -92,6 +94,31 @@ def cohort_files(cohort: SimulatedCohort, *, seed: int, model: str) -> dict[str,
     files = {f"{name}.csv": csv_bytes(table) for name, table in tables.items()}
     toml = _TOML.format(n=f"{len(cohort.patients):,}", seed=seed, model=model)
     return {**files, "cohort.toml": toml.encode(), "truth/README.md": _TRUTH.encode()}
+
+
+def _prevalences(cohort: SimulatedCohort) -> pd.DataFrame:
+    """What a registry of everybody, tested or not, would publish of each test."""
+    rows = []
+    for test in LAB_TESTS:
+        outcome = cohort.outcomes.loc[cohort.outcomes["test"] == test.name, "outcome"]
+        n = len(outcome)
+        # Two of each added (Agresti & Coull 1998): the interval never is a point.
+        share = (float(outcome.sum()) + 2) / (n + 4)
+        half = 1.96 * float(np.sqrt(share * (1 - share) / (n + 4)))
+        rows.append(
+            {
+                "test": test.name,
+                "above": test.cutoff,
+                "prevalence": round(share, 4),
+                "low": round(max(share - half, 1e-4), 4),
+                "high": round(min(share + half, 1 - 1e-4), 4),
+                "source": "truth/outcomes.csv of this simulation",
+                "population": f"all {n:,} simulated patients, tested or not",
+                "age_range": "all ages of the cohort",
+                "time_window": "day of the first ECG",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
