@@ -29,6 +29,15 @@ from phenokit.report.explanation import (
     similarity_words,
     source_words,
 )
+from phenokit.report.local_prevalence import (
+    ASSUMPTION,
+    LabelOnCard,
+    LocalPrevalence,
+    format_quantity,
+    local_table,
+    local_warnings,
+)
+from phenokit.report.risk_numbers import format_percent
 from phenokit.statements import clinical_name
 
 RHYTHM_LEADS = ("II", "V1", "V5")
@@ -289,8 +298,17 @@ def prototype_rows(
     return ["ol", {"class": "prototypes"}, *rows]
 
 
-def sum_table(finding: Finding, terms: Sequence[Term], *, calibration: str) -> Node:
-    """The column that adds up to the logit, and the way from there to the probability."""
+def sum_table(
+    finding: Finding,
+    terms: Sequence[Term],
+    *,
+    calibration: str,
+    local: tuple[str, str] | None = None,
+) -> Node:
+    """The column that adds up to the logit, and the way from there to the probability.
+
+    `local` are the words of a stated prevalence, and of the probability there.
+    """
     largest = max(abs(term.contribution) for term in terms)
     body: list[Node] = [
         ["tr", {},
@@ -311,8 +329,43 @@ def sum_table(finding: Finding, terms: Sequence[Term], *, calibration: str) -> N
                 ["td", {"class": "number"}, format_signed(finding.logit)]],
             ["tr", {}, ["th", {"scope": "row", "colspan": "2"},
                         f"Calibrated probability ({calibration})"],
-                ["td", {"class": "number"}, format_probability(finding.probability)]]],
+                ["td", {"class": "number"}, format_probability(finding.probability)]],
+            *([] if local is None else [
+                ["tr", {}, ["th", {"scope": "row", "colspan": "2"},
+                            f"Probability at the local prevalence, {local[0]}"],
+                    ["td", {"class": "number"}, local[1]]]])],
     ]  # fmt: skip
+
+
+def local_prevalence(of: LabelOnCard, local: LocalPrevalence, probability: float) -> Node:
+    """The figures at the model's own prevalence and at the local one, and what to doubt."""
+    own = format_percent(of.training_prevalence)
+    heads = (
+        f"{clinical_name(of.label)}", f"In training, {own}", f"Here, {local.words()}"
+    )  # fmt: skip
+    rows: list[Node] = [
+        ["tr", {},
+            ["th", {"scope": "row"}, row["name"]],
+            *(["td", {"class": "number"},
+                format_quantity(row["quantity"], *(row[f"{where}{end}"] for end in _ENDS))]
+              for where in ("model", "local"))]
+        for row in local_table(of, local, probability=probability).to_dict("records")
+    ]  # fmt: skip
+    doubts = local_warnings(of, local)
+    caution: list[Node] = [
+        ["div", {"class": "verdict caution"}, ["strong", {}, "▲ Before you trust this"],
+            ["ul", {}, *(["li", {}, one] for one in doubts)]]
+    ] if doubts else []  # fmt: skip
+    return ["section", {"class": "card"}, *caution,
+        ["p", {}, ["strong", {}, "Source: "], local.source or "not given"],
+        ["table", {"class": "figures"},
+            ["thead", {}, ["tr", {}, ["th", {"scope": "col"}, heads[0]],
+                *(["th", {"scope": "col", "class": "number"}, one] for one in heads[1:])]],
+            ["tbody", {}, *rows]],
+        ["p", {}, ASSUMPTION]]  # fmt: skip
+
+
+_ENDS = ("", "_low", "_high")
 
 
 def names(labels: Sequence[str]) -> Node:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages import _panels, _recordings, _widgets
+from pages import _local_prevalence, _panels, _recordings, _widgets
 from phenokit.errors import BadInput, Outcome, first_code
 from phenokit.evidence.prototypes import Finding, Match
 from phenokit.pipeline import Explanation
@@ -66,6 +66,11 @@ def main() -> None:
     if explanation is not None and explanation.findings:
         finding = show_findings(record, explanation)
         show_prototypes(record, recording, finding)
+        _local_prevalence.show(
+            finding,
+            record_id=explanation.scored.record_id,
+            name=export_name(recording, explanation),
+        )
         show_not_assessed(explanation)
     if explanation is not None:
         show_export(recording, explanation)
@@ -377,8 +382,13 @@ def show_prototypes(record: str, recording: Recording, finding: Finding) -> None
         key="prototypes",
         on_choose=choose,
     )
+    local = _local_prevalence.words_for(finding)
     _widgets.show(
-        [_panels.sum_table(finding, terms, calibration=_widgets.calibration_words())],
+        [
+            _panels.sum_table(
+                finding, terms, calibration=_widgets.calibration_words(), local=local
+            )
+        ],
         key="sum",
     )
     st.text(sum_sentence(finding))
@@ -418,10 +428,15 @@ def show_not_assessed(explanation: Explanation) -> None:
 # Export
 
 
+def export_name(recording: Recording, explanation: Explanation) -> str:
+    """Of the files, without ending: nobody's name."""
+    return f"phenokit-ecg-{run_id(explanation.scored, recording.sha256)}"
+
+
 def show_export(recording: Recording, explanation: Explanation) -> None:
     """The explanation as files, made when they are asked for."""
     st.header("Export", anchor=False)
-    name = f"phenokit-ecg-{run_id(explanation.scored, recording.sha256)}"
+    name = export_name(recording, explanation)
 
     def file(end: str) -> bytes:
         return export_files(explanation, recording, name, version=version("phenokit"))[

@@ -32,7 +32,7 @@ from phenokit.evidence.time_to_code import FollowUp, unit_of
 from phenokit.readers.cohorts import CohortTables
 from phenokit.readers.phecodes import PhecodeMap, first_code_days
 from phenokit.report.associations import format_odds_ratio, format_p
-from phenokit.report.explanation import format_share
+from phenokit.report.risk_numbers import format_risk
 
 YEAR = 365.25
 """Days."""
@@ -484,7 +484,7 @@ def _by_then(curves: Curves, incidence: Curves | None) -> str:
         share, low, high = curve.at([time]).iloc[0]
         if incidence is None:
             share, low, high = 1 - share, 1 - high, 1 - low
-        words.append(f"{format_share(share, low, high)} in “{curve.stratum}”")
+        words.append(f"{format_risk(share, low, high)} in “{curve.stratum}”")
     return f": by {time:g} {curves.unit} {words[0]}, {words[1]}"
 
 

@@ -22,6 +22,9 @@ from phenokit.errors import BundleError
 from phenokit.readers.files import read_bytes
 
 MAX_CARD_BYTES = 1 << 20
+SENSITIVITY = "sensitivity at the threshold"
+SPECIFICITY = "specificity at the threshold"
+"""Metrics of `Card.performance`: how many of the positives, and negatives, are right."""
 
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

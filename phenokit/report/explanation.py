@@ -87,23 +87,6 @@ def format_probability(probability: float) -> str:
     return f"{100 * probability:.{digits}f} %"
 
 
-def format_share(share: float, low: float, high: float) -> str:
-    """A probability in per cent with its interval, both with the same decimals.
-
-    Examples
-    --------
-    >>> format_share(0.123, 0.0811, 0.17), format_share(0.0123, 0.008, 0.02)
-    ('12 % (8–17)', '1.2 % (0.8–2.0)')
-    >>> format_share(0.004, 0.001, 0.0149), format_share(0.5, float("nan"), float("nan"))
-    ('< 1 % (0.1–1.5)', '50 % (no interval)')
-    """
-    if isnan(share) or isnan(low) or isnan(high):
-        return f"{format_probability(share)} (no interval)"
-    digits = 0 if share >= 0.0995 else 1
-    ends = "–".join(f"{100 * end:.{digits}f}" for end in (low, high))
-    return f"{format_probability(share)} ({ends})"
-
-
 def format_interval(value: float, low: float, high: float) -> str:
     """A figure with its interval in brackets.
 

@@ -41,12 +41,14 @@ def format_metrics(evaluation: Evaluation) -> str:
         f"Micro F1 at the model's thresholds {metrics.micro_f1:.3f}; best over one "
         f"threshold {metrics.micro_fmax:.3f}.",
         "",
-        "| label | n | positive | AUROC | AUPRC | Brier | calibration slope |",
-        "| --- | ---: | ---: | --- | --- | --- | --- |",
+        "| label | n | positive | AUROC | AUPRC | Brier | calibration slope | sensitivity "
+        "| specificity |",
+        "| --- | ---: | ---: | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
         f"| {clinical_name(m.label)} | {m.n:,} | {m.n_positive:,} | {_words(m.auroc)} "
-        f"| {_words(m.auprc)} | {m.brier:.3f} | {_words(m.calibration_slope)} |"
+        f"| {_words(m.auprc)} | {m.brier:.3f} | {_words(m.calibration_slope)} "
+        f"| {_words(m.sensitivity)} | {_words(m.specificity)} |"
         for m in metrics.labels
     ]
     lowest = min(distinct.values(), default=float("nan"))

@@ -31,7 +31,8 @@ from phenokit.report.association_figures import (
     write_at,
 )
 from phenokit.report.associations import format_odds_ratio, format_p
-from phenokit.report.explanation import count, format_share
+from phenokit.report.explanation import count
+from phenokit.report.risk_numbers import format_risk
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -355,7 +356,7 @@ def _end_words(
     share, low, high = curve.at([time]).iloc[0]
     return (
         f"{curve.stratum} (n = {curve.n:,}, {count(curve.n_events, 'event')}): "
-        f"{format_share(share, low, high)} {what} at {time:g} {unit}"
+        f"{format_risk(share, low, high)} {what} at {time:g} {unit}"
     )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from phenokit.errors import BadInput
 from phenokit.evidence.trust import Calibration, Trust, fit_trust
+from phenokit.networks.card import SENSITIVITY, SPECIFICITY
 from phenokit.networks.checkpoint import Bundle, load_bundle, write_bundle
 from phenokit.networks.prototype import (
     SAMPLES,
@@ -551,7 +552,12 @@ def _performance(metrics: Metrics, split: str) -> list[dict[str, Any]]:
         )
     ]
     for label in metrics.labels:
-        for kind, interval in (("AUROC", label.auroc), ("AUPRC", label.auprc)):
+        for kind, interval in (
+            ("AUROC", label.auroc),
+            ("AUPRC", label.auprc),
+            (SENSITIVITY, label.sensitivity),
+            (SPECIFICITY, label.specificity),
+        ):
             rows.append(_metric(label.label, kind, interval, label.n, label.n_positive))
     return rows
 

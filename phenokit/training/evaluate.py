@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from phenokit.evidence.rates import wilson_interval
+
 MIN_FOR_SLOPE = 10
 """Positives, and negatives, that a calibration slope needs."""
 
@@ -26,7 +28,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """One label on one split; `n` records where it is known, `n_positive` with it."""
+    """One label on one split; `n` records where it is known, `n_positive` with it.
+
+    Sensitivity and specificity are those at the label's threshold, with Wilson's interval;
+    NaN where there is no positive, or no negative.
+    """
 
     label: str
     n: int
@@ -35,6 +41,8 @@ class LabelMetrics:
     auprc: Interval
     brier: float
     calibration_slope: Interval
+    sensitivity: Interval
+    specificity: Interval
 
 
 @dataclass(frozen=True)
@@ -125,11 +133,12 @@ def evaluate_scores(
         Labels of the macro mean; all by default. Those without both outcomes, or with
         fewer positives than `min_positives`, are left out and not named in the result.
     threshold
-        For the micro F1; 0.5 by default.
+        For the micro F1, sensitivity and specificity; 0.5 by default.
     rng
         Draws the bootstrap.
     """
     resamples = patient_resamples(patient_ids, rng=rng, n_resamples=n_resamples)
+    cut = np.full(labels.shape[1], 0.5) if threshold is None else threshold
     rows, aurocs, auprcs = [], {}, {}
     for k, name in enumerate(label_names):
         known = ~np.isnan(labels[:, k])
@@ -138,6 +147,7 @@ def evaluate_scores(
         roc = np.concatenate([_bootstrap_auroc(y, p, one), _bootstrap_auroc(y, p, w)])
         prc = np.concatenate([_bootstrap_auprc(y, p, one), _bootstrap_auprc(y, p, w)])
         n_positive = int(y.sum())
+        is_flagged = p >= cut[k]
         rows.append(
             LabelMetrics(
                 name,
@@ -147,12 +157,13 @@ def evaluate_scores(
                 _interval(prc),
                 float(np.mean((p - y) ** 2)) if len(y) else np.nan,
                 _interval(np.concatenate([_slopes(y, p, one), _slopes(y, p, w)])),
+                _share(is_flagged[y == 1]),
+                _share(~is_flagged[y == 0]),
             )
         )
         wanted = macro_labels is None or name in macro_labels
         if wanted and min_positives <= n_positive < len(y) and n_positive > 0:
             aurocs[name], auprcs[name] = roc, prc
-    cut = np.full(labels.shape[1], 0.5) if threshold is None else threshold
     return Metrics(
         macro_auroc=_interval(_macro(list(aurocs.values()))),
         macro_auprc=_interval(_macro(list(auprcs.values()))),
@@ -263,6 +274,14 @@ def _interval(draws: Float[np.ndarray, " resample"]) -> Interval:
         return Interval(float(draws[0]), float("nan"), float("nan"))
     low, high = np.quantile(others, [0.025, 0.975])
     return Interval(float(draws[0]), float(low), float(high))
+
+
+def _share(is_right: Bool[np.ndarray, " recording"]) -> Interval:
+    """How many are right, with Wilson's interval; it holds where all are."""
+    n = len(is_right)
+    low, high = wilson_interval(np.array([is_right.sum()]), np.array([n]))
+    value = float(is_right.mean()) if n else float("nan")
+    return Interval(value, float(low[0]), float(high[0]))
 
 
 def _macro(

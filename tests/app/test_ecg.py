@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from pathlib import Path
 
@@ -197,3 +198,96 @@ def test_the_recordings_of_a_cohort_are_not_in_the_list(
     monkeypatch.setenv("PHENOKIT_DEMO", str(tmp_path))
     app.run()
     assert app.selectbox(key="record-Demo").options == ["alone"]
+
+
+def with_prevalence(app: AppTest, value: float, low: float | None, high: float | None):
+    """State a prevalence of the label that is explained."""
+    for words, number in (
+        ("Prevalence here", value),
+        ("95 % interval", low),
+        ("to,", high),
+    ):
+        field = next(one for one in app.number_input if one.label.startswith(words))
+        field.set_value(number)
+    source = next(one for one in app.text_input if one.label.startswith("Source"))
+    source.set_value("Clinic ![x](http://example.org/x.png), 2024")
+    return next(one for one in app.button if one.label == "Use this prevalence").click()
+
+
+def sum_rows(app: AppTest) -> list[str]:
+    """The rows below the logit."""
+    foot = json.loads(panels(app)["sum"])[0][-1]
+    return [" ".join(_texts(row)) for row in foot[2:]]
+
+
+def test_the_local_prevalence_is_the_last_row_below_the_logit(app: AppTest):
+    opened(app, CLEAN)
+    assert len(sum_rows(app)) == 2
+    with_prevalence(app, 0.5, 0.2, 1.2).run()
+    logit, calibrated, local = sum_rows(app)
+    assert "Sum = logit" in logit
+    assert "Calibrated probability" in calibrated
+    assert "Probability at the local prevalence, 0.50 % (0.20–1.20)" in local
+    panel = panels(app)["local"]
+    assert "In training" in panel
+    assert "label shift" in panel
+    assert "names no range of prevalence" in panel
+
+
+def test_the_source_of_a_prevalence_is_text_and_never_markup(app: AppTest):
+    opened(app, CLEAN)
+    with_prevalence(app, 0.5, None, None).run()
+    assert "Clinic ![x](http" in panels(app)["local"]
+    assert not any("![x]" in one.value for one in app.markdown)
+    assert "No interval: how sure" in panels(app)["local"]
+
+
+def test_the_prevalence_of_training_changes_nothing(app: AppTest):
+    opened(app, CLEAN)
+    preset = next(one for one in app.button if one.label.startswith("As in training"))
+    preset.click().run()
+    calibrated, local = (
+        float(re.findall(r"([\d.]+) %", row)[-1]) for row in sum_rows(app)[1:]
+    )
+    assert local == pytest.approx(calibrated, abs=0.5)
+
+
+def test_a_prevalence_stays_with_its_label_and_can_be_removed(app: AppTest):
+    opened(app, CLEAN)
+    with_prevalence(app, 0.5, 0.2, 1.2).run()
+    explain = next(one for one in app.selectbox if one.label.startswith("Explain"))
+    first = explain.value
+    other = next(label for label in ("NORM", "MI") if label != first)
+    explain.set_value(other).run()
+    assert len(sum_rows(app)) == 2
+    explain = next(one for one in app.selectbox if one.label.startswith("Explain"))
+    explain.set_value(first).run()
+    assert len(sum_rows(app)) == 3
+    next(one for one in app.button if one.label == "Remove").click().run()
+    assert len(sum_rows(app)) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((0.0, None, None), "strictly between 0 % and 100 %"),
+        ((5.0, 6.0, 8.0), "has to hold the prevalence"),
+        ((5.0, 3.0, None), "both ends of its interval or none"),
+    ],
+)
+def test_a_prevalence_that_cannot_be_is_refused(app: AppTest, values, words: str):
+    opened(app, CLEAN)
+    with_prevalence(app, *values).run()
+    assert any(words in error.value for error in app.error)
+    assert len(sum_rows(app)) == 2
+
+
+def test_the_scores_of_a_cohort_suggest_a_prevalence(cohort_app: AppTest):
+    opened(cohort_app, "demo03")
+    choice = next(
+        one for one in cohort_app.selectbox if one.label.startswith("As the scores")
+    )
+    choice.select_index(0).run()
+    assert not cohort_app.exception
+    assert "fitted to the scores of" in panels(cohort_app)["local"]
+    assert len(sum_rows(cohort_app)) == 3

@@ -109,6 +109,16 @@ def test_anchoring_moves_prototypes_only(tiny_bundle, tiny_archive, tmp_path):
     assert set(after.prototypes["record_id"]) == set(before.prototypes["record_id"])
 
 
+def test_the_card_has_counts_at_the_threshold_of_every_label(tiny_bundle):
+    from phenokit.report.local_prevalence import label_on_card
+
+    bundle = load_bundle(tiny_bundle)
+    for label in bundle.calibration["labels"]:
+        of = label_on_card(bundle.card, bundle.calibration, label)
+        counted = of.point is not None and of.point.n_positive > 0
+        assert counted or "the test fold has" in of.no_point
+
+
 def test_the_stored_network_scores_its_sources_at_the_ceiling(tiny_bundle, tiny_archive):
     bundle, archive = load_bundle(tiny_bundle), open_archive(tiny_archive)
     network = from_arrays(

@@ -243,3 +243,18 @@ def test_too_few_cases_have_no_calibration_slope():
     labels = np.zeros(50)
     labels[:9] = 1
     assert np.isnan(calibration_slope(labels, np.linspace(0.1, 0.9, 50)))
+
+
+def test_sensitivity_and_specificity_are_those_at_the_threshold_of_each_label():
+    labels = np.array([[1.0, 0], [1, 0], [1, np.nan], [0, 0], [0, 0]])
+    score = np.array([[0.9, 0.1], [0.4, 0.2], [0.2, 0.9], [0.3, 0.3], [0.6, 0.4]])
+    metrics = evaluate_scores(
+        labels, score, ["a", "b"], [None] * 5, rng=np.random.default_rng(0),
+        threshold=np.array([0.4, 0.3]), n_resamples=20,
+    )  # fmt: skip
+    a, b = metrics.labels
+    assert (a.sensitivity.value, a.specificity.value) == (2 / 3, 1 / 2)
+    # Wilson's interval of 2 in 3 and of 2 in 4.
+    assert a.sensitivity.low == pytest.approx(0.20766, abs=1e-5)
+    assert b.specificity.high == pytest.approx(0.84996, abs=1e-5)
+    assert np.isnan(b.sensitivity.value)  # nobody has it
