@@ -85,6 +85,19 @@ class HeckmanModel:
         """The same without the stated mean."""
         return replace(self, weight=0.0)
 
+    @property
+    def cost(self) -> float:
+        """Elements that a draw's density takes, in cells of the closed form."""
+        return 4.0 * len(self.features)
+
+    def some_rows(self, n: int, rng: np.random.Generator) -> "HeckmanModel":
+        """The same model of `n` rows drawn at random."""
+        rows = np.sort(rng.choice(len(self.features), n, replace=False))
+        return replace(
+            self, features=self.features[rows], tested=self.tested[rows],
+            outcome=self.outcome[rows],
+        )  # fmt: skip
+
     def grid(self) -> Float64[Array, " point"]:
         """Correlations at which a nested Laplace fit starts."""
         return np.linspace(0.0125, 0.9875, 40)

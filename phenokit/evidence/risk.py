@@ -31,26 +31,30 @@ from phenokit.evidence.laplace import (
 from phenokit.evidence.psis import resample, smooth_weights, weighted_quantile
 from phenokit.evidence.risk_checks import (
     MISFIT_DRAWS,
+    Conclusion,
     Conflict,
     Flag,
     Freed,
     Misfit,
+    OtherLaw,
+    affordable_draws,
     check_conflict,
     check_expertise,
+    check_law,
     check_misfit,
     check_selection,
     check_weakness,
     expertise_flags,
     grid_points,
-    weak_flag,
+    moments,
+    untested_cases,
+    with_weakness,
 )
 from phenokit.evidence.risk_table import RiskTable, check_prevalence, check_table
 from phenokit.evidence.selective_labels import (
     BernoulliModel,
     Evaluated,
     aggregate,
-    by_quadrature,
-    choose_nodes,
 )
 
 Array = np.ndarray
@@ -132,7 +136,7 @@ class RiskDiagnostics:
         Of that figure when the quadrature nodes are doubled.
     prevalence_bounds
         Exact bounds of the prevalence of this cohort; NaN for a continuous outcome.
-    conflict, misfit, freed, alpha_interval
+    conflict, misfit, other_law, freed, alpha_interval
         Of `risk_checks`; None or empty where a check does not apply.
     agreement
         Laplace beside NUTS: ``mean_difference`` in posterior standard deviations and
@@ -162,6 +166,7 @@ class RiskDiagnostics:
     target_acceptance: float = float("nan")
     conflict: Conflict | None = None
     misfit: Misfit | None = None
+    other_law: OtherLaw | None = None
     freed: tuple[Freed, ...] = ()
     alpha_interval: tuple[float, float] | None = None
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -201,6 +206,8 @@ class RiskDiagnostics:
             )
         if given["misfit"] is not None:
             given["misfit"] = Misfit(**given["misfit"])
+        if given.get("other_law") is not None:
+            given["other_law"] = OtherLaw(**given["other_law"])
         given["freed"] = tuple(Freed(**one) for one in given["freed"])
         low, high = given["prevalence_bounds"]
         given["prevalence_bounds"] = (
@@ -466,7 +473,7 @@ class SelectiveLabelsModel(BaseEstimator):
             fit = fit_nested_laplace(model, n_points=grid_points(model))
         except (FloatingPointError, np.linalg.LinAlgError) as error:
             raise _not_reliable(f"no mode was found ({error})") from error
-        return fit, draw_weighted(model, fit, self.n_laplace, rng)
+        return fit, draw_weighted(model, fit, affordable_draws(model, self.n_laplace), rng)
 
     def _nuts(
         self,
@@ -536,7 +543,9 @@ class SelectiveLabelsModel(BaseEstimator):
         if not self.checks:
             return tuple(flags), diagnostics
         median = float(weighted_quantile(drawn.shape, drawn.weights, np.array([0.5]))[0])
-        conflict = misfit = interval = None
+        untested, sd, _ = moments(drawn.evaluated.risk_untested, drawn.weights)
+        conflict = misfit = law = interval = None
+        notes = diagnostics.notes
         if model.weight > 0:
             conflict = self._conflict(self._fitted, median)
             flags += conflict.flags()
@@ -549,12 +558,18 @@ class SelectiveLabelsModel(BaseEstimator):
                 model, table.names, drawn.coefficients[few], drawn.shape[few], self._rngs[3]
             )
             flags += misfit.flags()
-        untested = float(drawn.weights @ drawn.evaluated.risk_untested)
+            found = Conclusion(self._fitted.log_likelihood, untested, sd)
+            law = check_law(model, found, self._rngs[3])
+            if law is not None:
+                flags += law.flags()
+                flags = with_weakness(flags, law.weakness) if law.weakness else flags
+            if model.weight > 0:
+                notes = (*notes, *untested_cases(model).notes)
         freed = check_expertise(model, table.names, untested, self._rngs[4])
         flags += expertise_flags(freed)
         return tuple(flags), replace(
-            diagnostics, conflict=conflict, misfit=misfit, freed=freed,
-            alpha_interval=interval,
+            diagnostics, conflict=conflict, misfit=misfit, other_law=law, freed=freed,
+            alpha_interval=interval, notes=notes,
         )  # fmt: skip
 
     def _conflict(self, fitted: _Fitted, shape_median: float) -> Conflict:
@@ -864,7 +879,7 @@ def _selection_flags(flags: list[Flag], interval: tuple[float, float]) -> list[F
         )
     if low < 0:
         reason = f"alpha may be negative: 95% interval {low:.2f} to {high:.2f}"
-        return [*flags, weak_flag([reason])]
+        return with_weakness(flags, reason)
     return flags
 
 
@@ -872,14 +887,7 @@ def _node_change(model: Model, mode: Array, shape: float) -> float:
     """Change of the log-likelihood at the mode when the nodes are doubled."""
     if isinstance(model, HeckmanModel):
         return 0.0
-    steepness, spread = model.law(shape)
-    a, d = model.linear_predictors(mode[None], model.cells.features)
-    sums = []
-    for times in (1, 2):
-        nodes = choose_nodes(model.kind, steepness, spread, times=times)
-        found = by_quadrature(a[:, 0], d[:, 0], steepness, spread, nodes)
-        sums.append(sum(model.cells.counts[:, k] @ found[k] for k in range(3)))
-    return float(abs(sums[1] - sums[0]))
+    return model.node_change(mode, shape)
 
 
 # --- draws ----------------------------------------------------------------------------

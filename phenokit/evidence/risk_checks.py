@@ -6,17 +6,21 @@ Laplace fits, which cost a second; none needs the sampler.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from phenokit.errors import CODES
 from phenokit.evidence.heckman import HeckmanModel
-from phenokit.evidence.laplace import draw_weighted
+from phenokit.evidence.laplace import NestedLaplace, WeightedDraws, draw_weighted
 from phenokit.evidence.laplace import fit_nested_laplace as fit_laplace
 from phenokit.evidence.psis import weighted_quantile
-from phenokit.evidence.selective_labels import BernoulliModel
+from phenokit.evidence.selective_labels import (
+    COEFFICIENT_SCALE,
+    BernoulliModel,
+    logistic,
+)
 
 Array = np.ndarray
 
@@ -32,8 +36,23 @@ MISFIT_P = 0.01
 MISFIT_DRAWS = 400
 EXPERTISE_CHANGE = 0.2
 EXPERTISE_DRAWS = 1_000
+LAW_LOG_LIKELIHOOD = 3.0
+"""Log-likelihood by which another law of Z must fit better to be preferred: 20 times as
+likely, strong evidence to Kass & Raftery (1995, doi:10.1080/01621459.1995.10476572)."""
+LAW_CHANGE = 0.2
+RESIDUAL_Z = 3.0
 MANY_CELLS = 2_000
 POINTS_OF_MANY_CELLS = 28
+CHECKED_ROWS = 20_000
+"""Cells above which a check that fits anew does so on this many rows drawn at random."""
+PREDICTED_ROWS = 50_000
+"""The same for the replicated tables of the posterior predictive check."""
+AFFORDABLE = 2e8
+"""Elements of (cell, draw) that a fit's draws may take: some five seconds."""
+FEWEST_DRAWS = 800
+CHECK_ELEMENTS, FEWEST_CHECK_DRAWS = 1e7, 400
+
+NOT_CHECKED = (FloatingPointError, np.linalg.LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,50 @@ def grid_points(model: BernoulliModel | HeckmanModel) -> int | None:
     """Fewer points of the grid where a step through the table is dear."""
     n = len(model.features) if isinstance(model, HeckmanModel) else len(model.cells.counts)
     return POINTS_OF_MANY_CELLS if n > MANY_CELLS else None
+
+
+def affordable_draws(model: BernoulliModel | HeckmanModel, most: int) -> int:
+    """Draws of a fit: fewer where each takes a walk through very many rows.
+
+    Of these tables the posterior is close to normal, so that nearly every draw counts.
+    """
+    return min(most, max(FEWEST_DRAWS, int(AFFORDABLE / model.cost)))
+
+
+def _fit_for_check(
+    model: Any,  # noqa: ANN401 - either model
+    rng: np.random.Generator,
+) -> tuple[NestedLaplace, WeightedDraws]:
+    """A fit on few draws, as they only show whether a conclusion moves."""
+    fit = fit_laplace(model, n_points=grid_points(model))
+    few = max(FEWEST_CHECK_DRAWS, int(CHECK_ELEMENTS / model.cost))
+    return fit, draw_weighted(model, fit, min(EXPERTISE_DRAWS, few), rng)
+
+
+class Conclusion(NamedTuple):
+    """What a check compares: of a model's mode, and its risk of the untested."""
+
+    log_likelihood: float
+    risk_untested: float
+    sd: float
+
+
+def _conclusion(model: Any, rng: np.random.Generator) -> Conclusion:  # noqa: ANN401
+    fit, draws = _fit_for_check(model, rng)
+    mode, shape = fit.joint_mode
+    at_mode = model.evaluate(mode[None], np.array([shape])).log_likelihood[0]
+    mean, sd, _ = moments(draws.evaluated.risk_untested, draws.smoothed.weights)
+    return Conclusion(float(at_mode), mean, sd)
+
+
+def rows_to_check(
+    model: Any,  # noqa: ANN401 - either model
+    rng: np.random.Generator,
+    most: int = CHECKED_ROWS,
+) -> Any:  # noqa: ANN401
+    """The model itself, or of `most` random rows where it has many more distinct ones."""
+    n = len(model.features) if isinstance(model, HeckmanModel) else len(model.cells.counts)
+    return model if n <= 1.5 * most else model.some_rows(most, rng)
 
 
 # --- the stated prevalence against the data -------------------------------------------
@@ -176,6 +239,15 @@ def weak_flag(reasons: Sequence[str]) -> Flag:
     )
 
 
+def with_weakness(flags: Sequence[Flag], reason: str) -> list[Flag]:
+    """Flags with one more reason of W_WEAK, which stands there once."""
+    weak = [flag for flag in flags if flag.code == "W_WEAK"]
+    if not weak:
+        return [*flags, weak_flag([reason])]
+    more = Flag("W_WEAK", f"{weak[0].message.removesuffix(').')}; {reason}).")
+    return [more if flag is weak[0] else flag for flag in flags]
+
+
 def check_selection(
     model: BernoulliModel, sigma_median: float, rng: np.random.Generator
 ) -> tuple[float, float]:
@@ -183,13 +255,84 @@ def check_selection(
 
     Normal Z with the standard deviation of the uniform one, sigma / sqrt(12). The check
     needs a feature that does not affect testing beyond risk: without one a change of alpha
-    and a change of beta_Delta are the same.
+    and a change of beta_Delta are the same. NaN where it could not be made.
     """
     width = sigma_median / np.sqrt(12) if model.kind == "uniform" else sigma_median
     signed = replace(model, kind="normal_alpha", given=max(width, 0.05), signed=True)
-    fit = fit_laplace(signed)
-    draws = draw_weighted(signed, fit, EXPERTISE_DRAWS, rng)
+    try:
+        _, draws = _fit_for_check(rows_to_check(signed, rng), rng)
+    except NOT_CHECKED:
+        return float("nan"), float("nan")
     return moments(draws.shape, draws.smoothed.weights)[2]
+
+
+@dataclass(frozen=True)
+class UntestedCases:
+    """Cases among the untested: as the prevalence says, and as the tested alone say.
+
+    If testing rises with unseen risk, then the untested are at less risk than tested
+    patients of their features, and the regression of the tested predicts too many. It needs
+    neither a law of Z nor a list of features.
+
+    Attributes
+    ----------
+    stated
+        Patients times prevalence, less the cases found.
+    predicted
+        By a logistic regression of the tested.
+    standard_error
+        Of the difference: the prevalence's, the regression's and that of chance.
+    """
+
+    stated: float
+    predicted: float
+    standard_error: float
+
+    @property
+    def z(self) -> float:
+        """Excess of the stated over the predicted, in standard errors."""
+        return (self.stated - self.predicted) / self.standard_error
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence where the excess has the wrong sign."""
+        if not self.z > RESIDUAL_Z:
+            return ()
+        return (
+            f"The stated prevalence leaves {self.stated:,.0f} cases among the untested, "
+            f"and a regression of the tested alone predicts {self.predicted:,.0f} "
+            f"(z = {self.z:.1f}): testing then falls with unseen risk, which the model "
+            "excludes.",
+        )
+
+
+def untested_cases(model: BernoulliModel) -> UntestedCases:
+    """Compare what a stated prevalence leaves for the untested with the tested's risk."""
+    cells = model.cells
+    positive, negative, untested = cells.counts.T
+    features, beta = cells.features, np.zeros(cells.features.shape[1])
+    information = np.eye(len(beta))
+    for _ in range(100):
+        risk = logistic(features @ beta)
+        gradient = features.T @ (positive - (positive + negative) * risk)
+        gradient -= beta / COEFFICIENT_SCALE**2
+        information = np.eye(len(beta)) / COEFFICIENT_SCALE**2
+        weight = (positive + negative) * risk * (1 - risk)
+        information += features.T @ (weight[:, None] * features)
+        step = np.linalg.solve(information, gradient)
+        beta = beta + step / max(1.0, np.abs(step).max())
+        if gradient @ step < 1e-10:
+            break
+    risk = logistic(features @ beta)
+    slope = features.T @ (untested * risk * (1 - risk))
+    variance = slope @ np.linalg.solve(information, slope)
+    variance += untested @ (risk * (1 - risk))
+    n = cells.counts.sum()
+    return UntestedCases(
+        float(n * model.prevalence - positive.sum()),
+        float(untested @ risk),
+        float(np.sqrt(variance + n**2 / (2 * model.weight))),
+    )
 
 
 # --- does the model reproduce the table -----------------------------------------------
@@ -237,8 +380,10 @@ def check_misfit(
     rng: np.random.Generator,
 ) -> Misfit:
     """Compare counts by fifth of risk and by binary feature with replicated tables."""
+    model = rows_to_check(model, rng, PREDICTED_ROWS)
     cells, totals = model.cells, model.cells.counts.sum(axis=1).astype(np.int64)
     groups, labels = _groups(model, names, coefficients, shape)
+    observed_counts = groups @ cells.counts
     exceeds, expected_all = 0, np.zeros((len(groups), 3))
     for draw in range(len(shape)):
         found = model.probabilities(
@@ -246,23 +391,33 @@ def check_misfit(
         )
         p = np.exp(np.column_stack([log_p[:, 0] for log_p in found[:3]]))
         p /= p.sum(axis=1, keepdims=True)
-        expected = groups @ (totals[:, None] * p)
-        spread = np.sqrt(groups @ (totals[:, None] * p * (1 - p)) + 1e-12)
-        replicated = groups @ rng.multinomial(totals, p)
-        observed = np.abs(groups @ cells.counts - expected) / spread
+        each = totals[:, None] * p
+        columns = np.hstack([each, each * (1 - p), _replicate(totals, p, rng)])
+        expected, variance, replicated = np.hsplit(groups @ columns, 3)
+        spread = np.sqrt(variance + 1e-12)
+        observed = np.abs(observed_counts - expected) / spread
         exceeds += (np.abs(replicated - expected) / spread).max() >= observed.max()
         expected_all += expected / len(shape)
     variance = expected_all * (1 - expected_all / expected_all.sum(axis=1, keepdims=True))
-    apart = np.abs(groups @ cells.counts - expected_all) / np.sqrt(variance + 1e-12)
+    apart = np.abs(observed_counts - expected_all) / np.sqrt(variance + 1e-12)
     group, outcome = np.unravel_index(int(np.argmax(apart)), apart.shape)
     what = ("tested with the outcome", "tested without it", "untested")[int(outcome)]
     return Misfit(
         float(exceeds / len(shape)),
         labels[int(group)],
         what,
-        float((groups @ cells.counts)[group, outcome]),
+        float(observed_counts[group, outcome]),
         float(expected_all[group, outcome]),
     )
+
+
+def _replicate(totals: Array, p: Array, rng: np.random.Generator) -> Array:
+    """Counts of new patients; a row of its own needs one uniform number."""
+    if totals.max() > 1:
+        return rng.multinomial(totals, p)
+    at = rng.random(len(p))
+    first, second = at < p[:, 0], at < p[:, 0] + p[:, 1]
+    return np.column_stack([first, second & ~first, ~second]).astype(np.float64)
 
 
 def _groups(
@@ -294,6 +449,89 @@ def _groups(
     return matrix, [labels[k] for k in kept]
 
 
+# --- the law of what is not seen --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OtherLaw:
+    """The same table under normal instead of uniform unseen risk, or the reverse.
+
+    Both have one width to estimate and alpha = 1, so that likelihoods compare.
+
+    Attributes
+    ----------
+    law
+        ``"normal"`` or ``"uniform"``: the other one.
+    log_likelihood_gain
+        Log-likelihood at its mode, less that at the mode of the law that was fitted.
+    risk_untested, change
+        Under the other law, and relative to the one that was fitted.
+    change_in_sd
+        The same in posterior standard deviations.
+    """
+
+    law: str
+    log_likelihood_gain: float
+    risk_untested: float
+    change: float
+    change_in_sd: float
+
+    def flags(self) -> list[Flag]:
+        """W_MISFIT where the other law fits better."""
+        if self.log_likelihood_gain <= LAW_LOG_LIKELIHOOD:
+            return []
+        fitted = "uniform" if self.law == "normal" else "normal"
+        return [
+            Flag(
+                "W_MISFIT",
+                f"Observed tests fit {self.law} unseen risk better than {fitted} "
+                f"(log-likelihood {self.log_likelihood_gain:.1f} higher); with it the risk "
+                f"of the untested moves by {self.change:+.0%}.",
+            )
+        ]
+
+    @property
+    def weakness(self) -> str:
+        """A reason of W_WEAK where the data allow both laws and the answer is not one.
+
+        A change within a standard deviation is in the interval that is shown already.
+        """
+        allowed = abs(self.log_likelihood_gain) <= LAW_LOG_LIKELIHOOD
+        moves = abs(self.change) > LAW_CHANGE and abs(self.change_in_sd) > 1
+        if not (allowed and moves):
+            return ""
+        return (
+            f"{self.law} unseen risk fits as well, and moves the risk of the untested by "
+            f"{self.change:+.0%}"
+        )
+
+
+def check_law(
+    model: BernoulliModel, found: Conclusion, rng: np.random.Generator
+) -> OtherLaw | None:
+    """Fit the other law; None where there is none of as many parameters, or no mode."""
+    if model.shape_name != "sigma" or model.given != 1:
+        return None
+    law = "normal" if model.kind == "uniform" else "uniform"
+    # half-normal priors of equal standard deviations of Z
+    scale = model.shape_scale * (np.sqrt(12) if law == "uniform" else 1 / np.sqrt(12))
+    few = rows_to_check(model, rng)
+    try:
+        if few is not model:
+            found = _conclusion(few, rng)
+        other = _conclusion(replace(few, kind=law, shape_scale=float(scale)), rng)
+    except NOT_CHECKED:
+        return None
+    moved = other.risk_untested - found.risk_untested
+    return OtherLaw(
+        law,
+        other.log_likelihood - found.log_likelihood,
+        other.risk_untested,
+        moved / found.risk_untested,
+        moved / found.sd,
+    )
+
+
 # --- the expertise list ---------------------------------------------------------------
 
 
@@ -315,19 +553,22 @@ def check_expertise(
     risk_untested: float,
     rng: np.random.Generator,
 ) -> tuple[Freed, ...]:
-    """Free each tied feature in turn."""
+    """Free each tied feature in turn; NaN where no mode was found."""
+    tied = [j for j in range(len(names)) if j not in model.free]
+    few = rows_to_check(model, rng)
+    if tied and few is not model:
+        risk_untested = _conclusion(few, rng).risk_untested
     unit = risk_untested
-    if isinstance(model, HeckmanModel):
-        unit = float(model.outcome[model.tested].std())
+    if isinstance(few, HeckmanModel):
+        unit = float(few.outcome[few.tested].std())
     found = []
-    for j, name in enumerate(names):
-        if j in model.free:
-            continue
-        freer: Any = replace(model, free=tuple(sorted((*model.free, j))))
-        fit = fit_laplace(freer, n_points=grid_points(model))
-        draws = draw_weighted(freer, fit, EXPERTISE_DRAWS, rng)
-        mean = float(draws.smoothed.weights @ draws.evaluated.risk_untested)
-        found.append(Freed(name, mean, (mean - risk_untested) / unit))
+    for j in tied:
+        freer = replace(few, free=tuple(sorted((*few.free, j))))
+        try:
+            mean = _conclusion(freer, rng).risk_untested
+        except NOT_CHECKED:
+            mean = float("nan")
+        found.append(Freed(names[j], mean, (mean - risk_untested) / unit))
     return tuple(found)
 
 

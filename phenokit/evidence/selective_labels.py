@@ -111,6 +111,15 @@ class Cells:
             for column in self.counts.T
         )
 
+    def some_rows(self, n: int, rng: np.random.Generator) -> "Cells":
+        """Cells of `n` rows drawn at random, each at most once."""
+        place = np.repeat(np.arange(self.counts.size), self.counts.ravel().astype(np.int64))
+        taken = rng.choice(place, n, replace=False)
+        counts = np.bincount(taken, minlength=self.counts.size).reshape(-1, 3)
+        kept = counts.sum(axis=1) > 0
+        cell_of_row = np.repeat(np.arange(kept.sum()), counts[kept].sum(axis=1))
+        return Cells(self.features[kept], counts[kept].astype(np.float64), cell_of_row)
+
     @property
     def prevalence_bounds(self) -> tuple[float, float]:
         """Prevalence if no untested patient were a case, and if all of them were."""
@@ -556,6 +565,35 @@ class BernoulliModel:
     def without_prevalence(self) -> "BernoulliModel":
         """The same without the stated prevalence."""
         return replace(self, weight=0.0)
+
+    def some_rows(self, n: int, rng: np.random.Generator) -> "BernoulliModel":
+        """The same model of `n` rows drawn at random."""
+        return replace(self, cells=self.cells.some_rows(n, rng))
+
+    @property
+    def cost(self) -> float:
+        """Elements that a draw's density takes: a cell, or a sixth of one for each node."""
+        n_cells = float(len(self.cells.counts))
+        if self.kind == "uniform":
+            return n_cells
+        return n_cells * len(choose_nodes(self.kind, *self.law(1.0)).position) / 6
+
+    def node_change(self, coefficients: Float64[Array, " c"], shape: float) -> float:
+        """Change of the log-likelihood at a point when the quadrature nodes are doubled."""
+        a, d = self.linear_predictors(coefficients[None], self.cells.features)
+        law = self.law(shape)
+        change = 0.0
+        for nodes, sign in (
+            (choose_nodes(self.kind, *law, times=times), sign)
+            for times, sign in ((1, -1), (2, 1))
+        ):
+            at_once = ELEMENTS_AT_ONCE // len(nodes.position)
+            for start in range(0, len(a), at_once):
+                rows = slice(start, start + at_once)
+                p = by_quadrature(a[rows, 0], d[rows, 0], *law, nodes)
+                counts = self.cells.counts[rows]
+                change += sign * sum(counts[:, k] @ p[k] for k in range(3))
+        return float(abs(change))
 
     def grid(self) -> Float64[Array, " point"]:
         """Points of the shape at which a nested Laplace fit starts."""
