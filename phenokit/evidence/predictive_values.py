@@ -6,6 +6,7 @@ label shift they stay what they are, and Bayes' rule gives the rest. As in
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from jaxtyping import Float64
 
 from phenokit.evidence.rates import Z_95, wilson_interval
 
-N_DRAWS = 4096
+N_DRAWS = 2048
 """Of each interval, from a fixed lattice: the same numbers every time."""
 
 Draws = Float64[np.ndarray, " draw"]
@@ -93,19 +94,16 @@ def predictive_values(
     >>> found.set_index("quantity")["value"].round(3).to_dict()["ppv"]
     0.5
     """
-    from scipy.special import betaincinv
-
     low, high = interval or (prevalence, prevalence)
     if not 0 < low <= prevalence <= high < 1:
         raise ValueError(
             "a prevalence and its interval must lie strictly between 0 and 1, in order; "
             f"these are {low:g}, {prevalence:g}, {high:g}"
         )
-    lattice = _lattice(N_DRAWS)
     drawn = _from_rates(
-        _split_normal(lattice[0], prevalence, low, high),
-        betaincinv(*_posterior(point.true_positives, point.n_positive), lattice[1]),
-        betaincinv(*_posterior(point.true_negatives, point.n_negative), lattice[2]),
+        _split_normal(_lattice(N_DRAWS)[0], prevalence, low, high),
+        _posterior(point.true_positives, point.n_positive, 1),
+        _posterior(point.true_negatives, point.n_negative, 2),
     )
     observed = _from_rates(
         np.array([prevalence]),
@@ -141,9 +139,12 @@ def _rate(right: int, of: int) -> tuple[float, float, float]:
     return right / of, float(low[0]), float(high[0])
 
 
-def _posterior(right: int, of: int) -> tuple[float, float]:
-    """Parameters of Jeffreys' beta posterior of a rate."""
-    return right + 0.5, of - right + 0.5
+@lru_cache(maxsize=64)
+def _posterior(right: int, of: int, axis: int) -> Draws:
+    """Quantiles of Jeffreys' beta posterior of a rate, at one axis of the lattice."""
+    from scipy.special import betaincinv
+
+    return betaincinv(right + 0.5, of - right + 0.5, _lattice(N_DRAWS)[axis])
 
 
 def _split_normal(share: Draws, middle: float, low: float, high: float) -> Draws:
