@@ -26,7 +26,7 @@ from phenokit.errors import BadInput
 from phenokit.evidence.psis import weighted_quantile
 from phenokit.evidence.rates import wilson_interval
 from phenokit.evidence.risk import LIMITS
-from phenokit.evidence.risk_checks import CONFLICT_Z
+from phenokit.evidence.risk_checks import CONFLICT_LOG_LIKELIHOOD, CONFLICT_Z
 from phenokit.report.association_figures import Drawing
 from phenokit.report.associations import attrition_table
 from phenokit.report.ecg_paper import BANNER
@@ -299,11 +299,19 @@ def conflict_sentence(run: RiskRun) -> str:
         f"Without the stated {what} the data give "
         f"{form(mean, *conflict['free_interval'])}, z = {conflict['z']:+.1f}."
     )
+    reasons = []
     if abs(conflict["z"]) > CONFLICT_Z:
-        return f"{text} They object to any {what} {edges}, and so to the one stated."
+        reasons.append(f"they object to any {what} {edges}")
+    drop = conflict["log_likelihood_drop"]
+    if drop is not None and drop > CONFLICT_LOG_LIKELIHOOD:
+        reasons.append(f"the stated one costs {drop:.1f} of log-likelihood (at most 4)")
+    if conflict["sigma_at_edge"]:
+        reasons.append("it presses the width of the unseen risk to the edge")
+    if reasons:
+        return f"{text} The stated one is in conflict with them: {'; '.join(reasons)}."
     return (
-        f"{text} They would object only to a {what} {edges}; that they do not is no "
-        "approval of the one stated."
+        f"{text} They would object to a {what} {edges}; that they do not is no approval "
+        "of the one stated."
     )
 
 

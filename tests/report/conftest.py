@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from phenokit.errors import Outcome
@@ -37,3 +38,39 @@ def explanation(finding: Finding) -> Explanation:
         similarity=np.zeros(40), window=np.zeros(40, dtype=int),
     )  # fmt: skip
     return Explanation(scored, (finding,))
+
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="session")
+def risk_folder(tmp_path_factory):
+    """A finished risk analysis: a hostile name, a rare level, a flag, a refused prevalence.
+
+    Whoever has the rare feature is one of seven patients.
+    """
+    from phenokit.batch.risk import RiskInputs, RiskOptions, run_risk
+
+    rng = np.random.default_rng(6)
+    n = 6_000
+    x = pd.DataFrame(
+        {
+            HOSTILE: rng.integers(0, 2, n),
+            "ward": rng.integers(0, 2, n),
+            "dose": rng.choice([0.0, 5.0, 10.0], n),
+            "rare": np.arange(n) < 7,
+        }
+    ).astype(float)
+    r = -2.6 + 0.9 * x[HOSTILE] + 0.06 * x["dose"] + rng.uniform(0, 2, n)
+    case = rng.random(n) < 1 / (1 + np.exp(-r))
+    tested = rng.random(n) < 1 / (1 + np.exp(-r - 1 + 0.8 * x["ward"]))
+    folder = tmp_path_factory.mktemp("risk")
+    table = x.assign(tested=tested.astype(int), outcome=np.where(tested, case, np.nan))
+    table.to_csv(folder / "table.csv", index=False)
+    options = RiskOptions(
+        features=tuple(x.columns), testing_features=("ward", "rare"), engine="laplace",
+        prevalence=0.18, prevalence_sd=0.004, viable="single", seed=1,
+        prevalence_source="=a <b>registry</b>",
+    )  # fmt: skip
+    run_risk(RiskInputs(table=folder / "table.csv"), options, folder / "run")
+    return folder / "run"
