@@ -54,13 +54,16 @@ def followed(rng, n, *, effect=0.7, whole=True):
 
 
 def test_kaplan_meier_is_that_by_hand():
+    from lifelines import KaplanMeierFitter
+
     # 6 at risk, 1 event; 4 at risk, 2 events (one censored there too); 1 at risk, 1 event.
-    curves = kaplan_meier([1, 2, 3, 3, 3, 5], [1, 0, 1, 1, 0, 1], at_times=[0, 2, 3, 4, 6])
-    (curve,) = curves.curves
+    duration, is_event = [1, 2, 3, 3, 3, 5], [1, 0, 1, 1, 0, 1]
+    (curve,) = kaplan_meier(duration, is_event, at_times=[0, 2, 3, 4, 6]).curves
     assert curve.times.tolist() == [0, 1, 3, 5]
-    np.testing.assert_allclose(
-        curve.estimate, [1, 5 / 6, 5 / 6 * 2 / 4, 0], rtol=0, atol=1e-12
-    )
+    by_hand = [1, 5 / 6, 5 / 6 * 2 / 4, 0]
+    np.testing.assert_allclose(curve.estimate, by_hand, rtol=0, atol=1e-12)
+    peer = KaplanMeierFitter().fit(duration, is_event).survival_function_["KM_estimate"]
+    np.testing.assert_allclose(peer[[0, 1, 3, 5]], by_hand, rtol=0, atol=1e-12)
     assert curve.at_risk.tolist() == [6, 5, 4, 1, 0]
     assert curve.censored.tolist() == [2, 3]
     assert (curve.n, curve.n_events, curve.median) == (6, 4, 3)
