@@ -298,7 +298,7 @@ def _finish(
     last = max(float(_steps(curve)[0][-1]) for curve in curves.curves)
     for k in range(1, n_panels + 1):
         figure.update_xaxes(
-            range=[-0.045 * last, 1.03 * last], title=f"{escape(unit)} from entry",
+            range=[-0.045 * last, 1.03 * last], title=f"time, {escape(unit)}",
             title_standoff=4, selector={"anchor": _of("y", k)},
         )  # fmt: skip
     head, *others = (escape(line) for line in lines if line)
@@ -559,7 +559,7 @@ def draw_schoenfeld(fit: CoxFit, covariate: str, *, title: str, unit: str) -> Dr
         zerolinecolor=PALETTE[-1], zerolinewidth=1,
     )  # fmt: skip
     figure.update_xaxes(
-        title=f"{escape(unit)} from entry", title_standoff=6, zeroline=False
+        title=f"time, {escape(unit)}", title_standoff=6, zeroline=False
     )
     n_beyond = int(((residual < bottom - room) | (residual > top + room)).sum())
     notes = [f"{count(n_beyond, 'event')} beyond the axis"] if n_beyond else []

@@ -106,7 +106,7 @@ def test_strata_differ_by_line_and_name_n_events_and_median():
 
 def test_unit_population_and_test_are_named_and_text_is_escaped():
     drawn = draw_kaplan_meier(curves(), title="death & <i>decay</i>")
-    assert drawn.figure.layout.xaxis.title.text == "days from entry"
+    assert drawn.figure.layout.xaxis.title.text == "time, days"
     for words in ("time in days", "8 &lt;patients&gt;", "Log-rank test of 2 strata: p ="):
         assert words in texts(drawn.figure)
     assert BANNER in texts(drawn.figure)
@@ -205,7 +205,7 @@ def test_the_smooth_line_follows_an_effect_that_turns_and_is_level_where_it_does
     inside = drawn.table["log_hazard_ratio"].between(0.8 - 0.25, 0.8 + 0.25)
     assert inside.all()
     assert "not doubted" in drawn.alt
-    assert drawn.figure.layout.xaxis.title.text == "days from entry"
+    assert drawn.figure.layout.xaxis.title.text == "time, days"
 
 
 def test_a_local_line_through_a_line_is_that_line_and_its_band_holds_the_truth():
