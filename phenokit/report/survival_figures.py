@@ -558,9 +558,7 @@ def draw_schoenfeld(fit: CoxFit, covariate: str, *, title: str, unit: str) -> Dr
         title="log hazard ratio", range=[bottom - room, top + room], zeroline=True,
         zerolinecolor=PALETTE[-1], zerolinewidth=1,
     )  # fmt: skip
-    figure.update_xaxes(
-        title=f"time, {escape(unit)}", title_standoff=6, zeroline=False
-    )
+    figure.update_xaxes(title=f"time, {escape(unit)}", title_standoff=6, zeroline=False)
     n_beyond = int(((residual < bottom - room) | (residual > top + room)).sum())
     notes = [f"{count(n_beyond, 'event')} beyond the axis"] if n_beyond else []
     frame_figure(figure, height=380, notes=notes)
