@@ -7,20 +7,30 @@ import pandas as pd
 import streamlit as st
 
 from pages import _cohorts, _panels, _risk_analysis, _widgets
-from phenokit.batch.follow_up import FollowUpResult, follow_to_code
+from phenokit.batch.follow_up import (
+    FollowUpResult,
+    follow_to_code,
+    split_by_testing,
+)
 from phenokit.cohort import Cohort
 from phenokit.errors import AnalysisRefused, BadInput
 from phenokit.jobs import Job
 from phenokit.readers.cohort_folders import CohortFolder
 from phenokit.readers.cohorts import Linking
+from phenokit.readers.outcomes import first_result_days
 from phenokit.readers.phecodes import CaseRule
 from phenokit.report.survival_figures import (
     draw_cumulative_incidence,
     draw_hazards,
     draw_kaplan_meier,
+    draw_schoenfeld,
 )
 
-STRATA = {3: "Thirds of risk", 5: "Fifths of risk"}
+STRATA = {
+    "3": "Thirds of risk",
+    "5": "Fifths of risk",
+    "tested": "Tested, or not yet tested",
+}
 FEWEST_CASES = 10
 """Patients with a phecode that is offered."""
 
@@ -52,8 +62,8 @@ def _show(job: Job, folder: CohortFolder) -> None:
             key=f"phecode-{job.job_id}", placeholder="Choose a phecode",
         )  # fmt: skip
     with right:
-        n_strata = st.segmented_control(
-            "By", list(STRATA), format_func=STRATA.__getitem__, default=3, required=True,
+        by = st.segmented_control(
+            "By", list(STRATA), format_func=STRATA.__getitem__, default="3", required=True,
             key=f"strata-{job.job_id}",
         )  # fmt: skip
     if phecode is None:
@@ -62,7 +72,7 @@ def _show(job: Job, folder: CohortFolder) -> None:
     try:
         found = _followed(
             folder, folder.path, _cohorts.stamp_of(folder.path), job.job_id, str(phecode),
-            int(n_strata),
+            str(by),
         )  # fmt: skip
     except (BadInput, AnalysisRefused) as error:
         refusal = _risk_analysis.Refusal(error.code, str(error))
@@ -70,27 +80,34 @@ def _show(job: Job, folder: CohortFolder) -> None:
             [_risk_analysis.refused(refusal, title="Follow-up")], key="no-follow-up"
         )
         return
-    show_result(found)
+    show_result(found, str(by))
 
 
-def show_result(found: FollowUpResult) -> None:
+def show_result(found: FollowUpResult, by: str) -> None:
     """Curves, hazard ratio and who is in them."""
     st.text(found.sentence)
     st.caption(
-        "All patients of the analysis with a known risk, tested or not, from the day of "
-        "the first ECG. Follow-up of the tested alone would not be that of the cohort."
-    )
+        "From the day of the first ECG. A patient counts as not yet tested until the day "
+        "of the test: else the days before it would be days on which nothing can happen to "
+        "the tested."
+        if by == "tested" else
+        "All patients with a known risk, tested or not, from the day of the first ECG. "
+        "Follow-up of the tested alone would not be that of the cohort."
+    )  # fmt: skip
     event = f"{found.phecode_string} ({found.phecode})"
-    _widgets.show_figure(
-        draw_kaplan_meier(found.curves, title=f"Free of {event}"), key="kaplan-meier"
-    )
+    _widgets.show_figure(draw_kaplan_meier(found.curves, title=event), key="kaplan-meier")
     if found.incidence is not None:
         _widgets.show_figure(
             draw_cumulative_incidence(found.incidence, title=event), key="incidence"
         )
     if found.hazards is not None:
         _widgets.show_figure(draw_hazards(found.hazards, title=event), key="hazards")
-        for flag in getattr(found.hazards, "notes", ()):
+        first = str(found.hazards.table["covariate"].iloc[0])
+        _widgets.show_figure(
+            draw_schoenfeld(found.hazards, first, title=event, unit=found.curves.unit),
+            key="schoenfeld",
+        )
+        for flag in found.hazards.notes:
             st.text(flag)
     if found.refusal:
         st.warning("Cox's model was refused.")
@@ -131,25 +148,30 @@ def _offered(cohort: Cohort) -> dict[str, str]:
 
 @st.cache_resource(max_entries=8, show_spinner="Following")
 def _followed(
-    _folder: CohortFolder, path: Path, stamp: str, job_id: str, phecode: str, n: int
+    _folder: CohortFolder, path: Path, stamp: str, job_id: str, phecode: str, by: str
 ) -> FollowUpResult:
-    cohort = _cohort(_folder)
-    risk = _risk_analysis.run_of(_risk_analysis.job_of(job_id)).risk.set_index("person_id")[
-        "risk"
-    ]
-    rows = cohort.patients
-    values = risk.reindex(rows["person_id"]).to_numpy(np.float64)
-    patients = pd.DataFrame(
-        {"person_id": rows["person_id"], "entry": rows["time"].to_numpy()}
-    )
+    job = _risk_analysis.job_of(job_id)
+    rows = _cohort(_folder).patients
+    person_ids, recorded = rows["person_id"].tolist(), rows["time"].to_numpy()
+    words = {"who": "patients of the cohort", "entry_name": "the first ECG"}
+    if by == "tested":
+        test = str(_risk_analysis.run_of(job).manifest["settings"]["test"])
+        days = first_result_days(path / "labs.csv", person_ids, test=test)
+        patients, values = split_by_testing(person_ids, recorded, days)
+        words["value_name"] = f"tested for {test}"
+        n_strata = 2
+    else:
+        risk = _risk_analysis.run_of(job).risk.set_index("person_id")["risk"]
+        values = risk.reindex(person_ids).to_numpy(np.float64)
+        patients = pd.DataFrame({"person_id": person_ids, "entry": recorded})
+        words["value_name"] = "risk"
+        n_strata = int(by)
     return follow_to_code(
         _cohorts.tables(path),
         _cohorts.phecode_map("1.2"),
         patients,
         values,
         phecode,
-        n_strata=n,
-        value_name="risk",
-        who="patients of the cohort",
-        entry_name="the first ECG",
+        n_strata=n_strata,
+        **words,
     )

@@ -2,6 +2,7 @@
 
     read_risk_table     one table: features, who was tested, the outcome
     read_lab_outcome    results of a test, made an outcome by a limit
+    first_result_days   when each person was first tested
 
 Of MIMIC-IV, which flags abnormal results itself, see `phenokit.readers.mimic.lab_outcome`.
 """
@@ -13,12 +14,18 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 
 from phenokit.errors import BadInput
 from phenokit.readers.archives import unpack_gzip
 from phenokit.readers.files import read_bytes
-from phenokit.readers.tables import Column, numbers_or_text, parse_table, read_table
+from phenokit.readers.tables import (
+    Column,
+    numbers_or_text,
+    parse_table,
+    read_table,
+    refusal_of_rows,
+)
 
 WHAT = "risk table"
 
@@ -220,6 +227,32 @@ def read_lab_outcome(
     )
     found.attrs["unit"] = units[0]
     return found
+
+
+def first_result_days(
+    path: Path, person_ids: Sequence[str], *, test: str
+) -> Shaped[np.ndarray, " person"]:
+    """Day (datetime64, as the table writes it) of each person's first result of a test.
+
+    NaT where there is none.
+
+    Raises
+    ------
+    BadInput
+        ``E_DATE`` if a time does not begin with a day; as `read_table` otherwise.
+    """
+    schema = [Column("person_id"), Column("time"), Column("test")]
+    results = read_table(path, schema, ignore_others=True, what="labs table")
+    results = results.loc[results["test"] == test]
+    day = results["time"].str[:10]
+    is_day = day.str.fullmatch(r"\d{4}-\d\d-\d\d")
+    if not is_day.all():
+        rows = np.flatnonzero(~is_day.to_numpy(bool))
+        reason = "the time does not begin with a day such as 2020-01-31"
+        positions = results.index.to_numpy()[rows]
+        raise refusal_of_rows("E_DATE", reason, positions, column="time", what="labs table")
+    first = day.groupby(results["person_id"]).min().reindex(list(person_ids))
+    return first.fillna("NaT").to_numpy(str).astype("datetime64[D]")
 
 
 def lab_tests(path: Path) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from phenokit.batch.risk import RiskInputs, RiskOptions, load_risk_data, run_ris
 from phenokit.errors import AnalysisRefused
 from phenokit.evidence.risk import LIMITS
 from phenokit.jobs import JobState, list_jobs
+from phenokit.readers.prevalences import read_prevalences
 from phenokit.report.tables import format_table
 
 QUICK, REFERENCE = "0" * 15 + "1", "0" * 15 + "2"
@@ -84,6 +85,13 @@ def write_job(jobs: Path, job: str, engine: str, *, title: str = "uploaded table
     (jobs / job / "job.json").write_text(json.dumps(asked))
 
 
+def copied(jobs: Path, tmp_path: Path) -> Path:
+    """The same folder of jobs, for a test that changes it."""
+    shutil.copytree(jobs, tmp_path / "jobs")
+    write_job(tmp_path / "jobs", QUICK, "laplace")
+    return tmp_path / "jobs"
+
+
 @pytest.fixture
 def page(app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Opens the page for uploaded tables, with these jobs."""
@@ -101,7 +109,7 @@ def page(app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def sent(app: AppTest) -> str:
     """All that the browser is sent."""
-    return " ".join(_protos(app.main)).replace("\\", "")
+    return " ".join(_protos(app.main)).replace("\\u2013", "–").replace("\\", "")
 
 
 def _protos(block) -> list[str]:
@@ -308,8 +316,7 @@ def test_exports_carry_flags_and_limits(page, finished_runs):
 def test_a_conflict_shows_both_fits_and_keeps_its_acknowledgement(
     page, finished_runs, tmp_path: Path
 ):
-    jobs = tmp_path / "jobs"
-    shutil.copytree(finished_runs(0.6), jobs)
+    jobs = copied(finished_runs(0.6), tmp_path)
     app = page(jobs)
     no_fault(app)
     said = sent(app)
@@ -346,8 +353,7 @@ def test_a_refused_analysis_shows_its_code_and_no_number(page, tmp_path: Path):
 def test_the_reference_takes_the_place_of_the_quick_fit_and_shows_where_they_differ(
     page, finished_runs, tmp_path: Path
 ):
-    jobs = tmp_path / "jobs"
-    shutil.copytree(finished_runs(), jobs)
+    jobs = copied(finished_runs(), tmp_path)
     app = page(jobs)
     assert "Shown: the quick answer" in sent(app)
     shutil.copytree(jobs / QUICK, jobs / REFERENCE)
@@ -374,8 +380,7 @@ def test_the_reference_takes_the_place_of_the_quick_fit_and_shows_where_they_dif
 def test_a_refused_reference_closes_the_numbers_of_the_quick_fit(
     page, finished_runs, tmp_path: Path
 ):
-    jobs = tmp_path / "jobs"
-    shutil.copytree(finished_runs(), jobs)
+    jobs = copied(finished_runs(), tmp_path)
     write_job(jobs, REFERENCE, "nuts")
     out = jobs / REFERENCE / "out"
     out.mkdir()
@@ -445,8 +450,11 @@ def test_a_cohort_is_followed_to_a_code_by_risk(
         engine="laplace", prevalence=0.5, prevalence_sd=0.1, viable="none",
     )  # fmt: skip
     run_risk(RiskInputs(cohort=cohort), options, jobs / QUICK / "out")
-    asked = {"title": "NT-proBNP", "asked": "2026-01-02T03:04:05.000+00:00",
-             "arguments": ["risk", "--cohort", str(cohort), "--engine", "laplace"]}  # fmt: skip
+    asked = {
+        "title": "NT-proBNP",
+        "asked": "2026-01-02T03:04:05.000+00:00",
+        "arguments": ["risk", "--cohort", str(cohort), "--engine", "laplace"],
+    }
     (jobs / QUICK / "job.json").write_text(json.dumps(asked))
     app = cohort_page.run()
     by_key(app.selectbox, "risk-run-").set_value(
@@ -458,6 +466,26 @@ def test_a_cohort_is_followed_to_a_code_by_risk(
     no_fault(app)
     alts = [one.proto.alt for one in app.main if one.type == "plotly_chart"]
     assert any("401" in alt for alt in alts)
+    by_key(app.segmented_control, "strata-").set_value("tested").run()
+    no_fault(app)
+    assert "not yet tested" in sent(app)
+
+
+def test_a_prevalence_of_the_table_fills_in_the_form_with_its_limit(cohort_page: AppTest):
+    app = cohort_page
+    by_key(app.selectbox, "test-").set_value("NT-proBNP").run()
+    by_key(app.selectbox, "preset-").select_index(0).run()
+    assert not app.exception
+    folder = Path(os.environ["PHENOKIT_DEMO"], "cohort")
+    stated = next(
+        one
+        for one in read_prevalences(folder / "prevalences.csv")
+        if one.test == "NT-proBNP"
+    )
+    assert by_key(app.number_input, "limit-").value == stated.above
+    share = by_key(app.number_input, "prevalence-").value
+    assert share == pytest.approx(100 * stated.prevalence)
+    assert by_key(app.text_input, "window-").value == stated.time_window
 
 
 def test_the_csv_export_is_guarded_and_flagged(page, finished_runs, monkeypatch):

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from phenokit.errors import BadInput
-from phenokit.readers.outcomes import lab_tests, read_lab_outcome, read_risk_table
+from phenokit.readers.outcomes import (
+    first_result_days,
+    lab_tests,
+    read_lab_outcome,
+    read_risk_table,
+)
 
 TABLE = """\
 person_id,age,ward,T,Y
@@ -134,3 +139,21 @@ def test_tests_are_listed_with_their_use(labs):
     assert found["n_results"].tolist() == [4, 1]
     assert found["unit"].tolist() == ["ng/L", "pg/mL"]
     assert found["median"].tolist() == [56, 100]
+
+
+def test_the_first_day_of_a_test_is_that_of_its_earliest_result(tmp_path):
+    path = tmp_path / "labs.csv"
+    path.write_text(
+        "person_id,time,test,value\n1,2020-03-02T08:00:00Z,BNP,1\n1,2020-02-01,BNP,1\n"
+        "1,2019-01-01,CRP,1\n2,2020-01-01,CRP,1\n"
+    )
+    days = first_result_days(path, ["2", "1"], test="BNP")
+    assert days.astype(str).tolist() == ["NaT", "2020-02-01"]
+
+
+def test_a_result_without_a_day_is_named(tmp_path):
+    path = tmp_path / "labs.csv"
+    path.write_text("person_id,time,test,value\n1,2020-03-02,BNP,1\n1,02.03.2020,BNP,1\n")
+    with pytest.raises(BadInput, match="row 3") as refused:
+        first_result_days(path, ["1"], test="BNP")
+    assert refused.value.code == "E_DATE"
