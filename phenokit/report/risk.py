@@ -577,7 +577,10 @@ def _viable_panel(run: RiskRun) -> RiskPanel:
     drawing = draw_viable_range(
         run.risk, threshold=run.diagnostics.get("threshold"), sentence=found["sentence"]
     )
-    return RiskPanel("viable", title, text, (drawing,), {"Settings tried": settings})
+    named = settings.assign(
+        testing_features=settings["testing_features"].replace("", "none")
+    )
+    return RiskPanel("viable", title, text, (drawing,), {"Settings tried": named})
 
 
 def _comparator_panel(run: RiskRun) -> RiskPanel:
