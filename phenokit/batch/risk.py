@@ -741,13 +741,14 @@ def _write_panels(
     if options.kind == "heckman":
         return {}
     cohort = cohort_risk(model, X, data.tested, data.outcome, risk=risk)
-    fifths = risk_fifths(cohort)
+    least = options.minimum_group
+    fifths = risk_fifths(cohort, minimum=least)
     run.write_csv("fifths.csv", fifths.table)
-    groups = under_tested_groups(cohort, minimum=options.minimum_group)
+    groups = under_tested_groups(cohort, minimum=least)
     run.write_csv("groups.csv", groups)
-    run.write_csv("calibration.csv", calibration_tested(cohort))
-    run.write_csv("histograms.csv", risk_histograms(model, cohort=cohort))
-    run.write_csv("decision_curve.csv", decision_curve(cohort))
+    run.write_csv("calibration.csv", calibration_tested(cohort, minimum=least))
+    run.write_csv("histograms.csv", risk_histograms(model, cohort=cohort, minimum=least))
+    run.write_csv("decision_curve.csv", decision_curve(cohort, minimum=least))
     slope = recalibration(cohort)
     return {
         "top_bottom_ratio": {
