@@ -232,6 +232,9 @@ def test_the_local_prevalence_is_the_last_row_below_the_logit(app: AppTest):
     assert "In training" in panel
     assert "label shift" in panel
     assert "names no range of prevalence" in panel
+    assert "Positive predictive value" in panel
+    assert "sensitivity" in panel
+    assert "not known" not in panel
 
 
 def test_the_source_of_a_prevalence_is_text_and_never_markup(app: AppTest):
