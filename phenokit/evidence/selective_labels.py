@@ -186,6 +186,8 @@ def _pattern_of_row(features: Float64[Array, "row feature"]) -> Int64[Array, " r
         if n_patterns > 8 * len(features):
             found, pattern = np.unique(pattern, return_inverse=True)
             n_patterns = len(found)
+            if n_patterns == len(features):
+                return pattern  # every row is alone; the other columns change nothing
     present = np.bincount(pattern, minlength=n_patterns) > 0
     return (np.cumsum(present) - 1)[pattern]
 
