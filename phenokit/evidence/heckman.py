@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtr
 
 from phenokit.evidence.selective_labels import (
     COEFFICIENT_SCALE,
     SHAPE_SCALE,
     Evaluated,
+    keep_freed_memory,
 )
 
 Array = np.ndarray
@@ -118,15 +119,16 @@ class HeckmanModel:
         shape: Float64[Array, " draw"],
     ) -> Evaluated:
         """Log-likelihood and mean outcomes of everyone, the tested and the untested."""
+        keep_freed_memory()
         found = np.zeros((4, len(shape)))
         for draw, (theta, correlation) in enumerate(zip(coefficients, shape, strict=True)):
             found[0, draw], found[1, draw] = self._likelihood(theta, correlation)
             mean, index = self.predictors(theta, correlation, self.features)
             covariance = correlation * np.exp(theta[-1])
             density = np.exp(-0.5 * index**2 - LOG_ROOT_TWO_PI)
-            tested = np.exp(log_ndtr(index))
+            tested = ndtr(index)
             found[2, draw] = (mean * tested + covariance * density).sum() / tested.sum()
-            untested = np.exp(log_ndtr(-index))
+            untested = ndtr(-index)
             found[3, draw] = (mean * untested - covariance * density).sum()
             found[3, draw] /= untested.sum()
         return Evaluated(*found)
