@@ -254,15 +254,14 @@ def model_of(job: Job) -> SelectiveLabelsModel:
 def what_if(
     job: Job, *, prevalence: float, prevalence_sd: float, threshold: float, refit: bool
 ) -> WhatIf:
-    """The answer of a finished job's model under another prevalence; a refit is kept.
+    """The answer of a finished job's model under another prevalence, given once.
 
     Raises
     ------
     BadInput, AnalysisRefused
         As `ask_what_if`.
     """
-    arguments = (job.job_id, _stamp(job), prevalence, prevalence_sd, threshold)
-    return _refitted(*arguments) if refit else _ask(*arguments, refit=False)
+    return _ask(job.job_id, _stamp(job), prevalence, prevalence_sd, threshold, refit=refit)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the result")
@@ -278,7 +277,7 @@ def _model(job: str, stamp: float) -> SelectiveLabelsModel:
 @st.cache_resource(max_entries=2, show_spinner=False)
 def _spread(job: str, stamp: float) -> pd.DataFrame:
     model = _model(job, stamp)
-    features = _run(job, stamp).risk[list(model.feature_names_in_)]
+    features = _run(job, stamp).risk.loc[:, list(model.feature_names_in_)]
     return spread_patients(model, features)
 
 
@@ -292,13 +291,7 @@ def _panels(job: str, stamp: float) -> tuple[RiskPanel, ...]:
     return risk_panels(_run(job, stamp))
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
-def _refitted(
-    job: str, stamp: float, prevalence: float, prevalence_sd: float, threshold: float
-) -> WhatIf:
-    return _ask(job, stamp, prevalence, prevalence_sd, threshold, refit=True)
-
-
+@st.cache_resource(max_entries=256, show_spinner=False)
 def _ask(
     job: str,
     stamp: float,

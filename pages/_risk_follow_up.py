@@ -153,18 +153,17 @@ def _followed(
     job = _risk_analysis.job_of(job_id)
     rows = _cohort(_folder).patients
     person_ids, recorded = rows["person_id"].tolist(), rows["time"].to_numpy()
-    words = {"who": "patients of the cohort", "entry_name": "the first ECG"}
     if by == "tested":
         test = str(_risk_analysis.run_of(job).manifest["settings"]["test"])
         days = first_result_days(path / "labs.csv", person_ids, test=test)
         patients, values = split_by_testing(person_ids, recorded, days)
-        words["value_name"] = f"tested for {test}"
+        name = f"tested for {test}"
         n_strata = 2
     else:
         risk = _risk_analysis.run_of(job).risk.set_index("person_id")["risk"]
         values = risk.reindex(person_ids).to_numpy(np.float64)
         patients = pd.DataFrame({"person_id": person_ids, "entry": recorded})
-        words["value_name"] = "risk"
+        name = "risk"
         n_strata = int(by)
     return follow_to_code(
         _cohorts.tables(path),
@@ -173,5 +172,7 @@ def _followed(
         values,
         phecode,
         n_strata=n_strata,
-        **words,
+        value_name=name,
+        who="patients of the cohort",
+        entry_name="the first ECG",
     )

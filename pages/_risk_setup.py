@@ -203,11 +203,13 @@ def ask_upload(key: str) -> tuple[Source, RiskOptions] | None:
     roles: dict[str, str] = {}
     for role, words in (("tested", "Tested (0 or 1)"), ("outcome", "Outcome (0 or 1)")):
         default = getattr(options, role)
-        roles[role] = st.selectbox(
+        column = st.selectbox(
             words, names, index=names.index(default) if default in names else None,
             key=f"{role}-{key}", placeholder="Choose a column",
         )  # fmt: skip
-    if None in roles.values():
+        if column is not None:
+            roles[role] = column
+    if len(roles) < 2:
         st.info("Choose the two columns.")
         return None
     return Source(None, data, ending), replace(options, **roles)

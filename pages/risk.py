@@ -50,12 +50,14 @@ def choose_source() -> str:
     if "risk_source" not in st.session_state:
         wanted = st.query_params.get("source")
         st.session_state["risk_source"] = wanted if wanted in SOURCES else "cohort"
-    chosen = st.segmented_control(
-        "Patients from", list(SOURCES), format_func=SOURCES.__getitem__, required=True,
-        key="risk_source",
+    chosen = str(
+        st.segmented_control(
+            "Patients from", list(SOURCES), format_func=SOURCES.__getitem__, required=True,
+            key="risk_source",
+        )
     )  # fmt: skip
     st.query_params["source"] = chosen
-    return str(chosen)
+    return chosen
 
 
 def choose_analysis(key: str, cohort: CohortFolder | None) -> Analysis | None:

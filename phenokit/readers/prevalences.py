@@ -6,6 +6,7 @@ assumed of who wrote it: the source is shown with the number.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,5 +83,5 @@ def read_prevalences(path: Path) -> tuple[StatedPrevalence, ...]:
             column="prevalence",
             what=WHAT,
         )
-    names = list(StatedPrevalence.__dataclass_fields__)
-    return tuple(StatedPrevalence(**row) for row in table[names].to_dict("records"))
+    rows: list[Any] = table.to_dict("records")
+    return tuple(StatedPrevalence(**row) for row in rows)

@@ -430,7 +430,7 @@ def test_the_counts_of_a_cohort_are_those_of_its_data(cohort_page: AppTest):
     app = cohort_page
     by_key(app.number_input, "limit-").set_value(500.0).run()
     assert not app.exception
-    test = by_key(app.selectbox, "test-").value
+    test = str(by_key(app.selectbox, "test-").value)
     data = load_risk_data(
         RiskInputs(cohort=Path(os.environ["PHENOKIT_DEMO"], "cohort")),
         RiskOptions(test=test, above=500.0, features=("age", "sex")),

@@ -14,7 +14,7 @@ SD = 0.01
 @pytest.fixture(scope="module")
 def fitted() -> tuple[SelectiveLabelsModel, pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(5)
-    X = pd.DataFrame(rng.integers(0, 2, (3_000, 2)).astype(float), columns=["a", "b"])
+    X = pd.DataFrame({name: rng.integers(0, 2, 3_000).astype(float) for name in ("a", "b")})
     risk = X.to_numpy() @ [1.0, 0.5] - 3 + rng.uniform(0, 2, len(X))
     case = rng.random(len(X)) < 1 / (1 + np.exp(-risk))
     tested = rng.random(len(X)) < 1 / (1 + np.exp(-risk - 1))
@@ -80,7 +80,7 @@ def test_a_prevalence_outside_the_exact_bounds_is_refused(fitted):
 def test_spread_patients_keep_the_mean_risk_of_all(fitted):
     model, _, _ = fitted
     rng = np.random.default_rng(0)
-    many = pd.DataFrame(rng.uniform(0, 1, (5_000, 2)), columns=["a", "b"])
+    many = pd.DataFrame({name: rng.uniform(0, 1, 5_000) for name in ("a", "b")})
     few = spread_patients(model, many, n=200)
     assert len(few) == 200
     assert model.predict(few).mean() == pytest.approx(model.predict(many).mean(), rel=2e-3)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenokit.evidence.risk import LIMITS
-from phenokit.report.risk_exports import export_risk
+from phenokit.report.risk_exports import Kind, export_risk
 
 RISK = pd.DataFrame(
     {"person_id": ["=1+1", "007"], "tested": [True, False], "outcome": [1.0, float("nan")],
@@ -19,7 +19,7 @@ FLAGS = [{"code": "W_WEAK", "message": "The data say little."}]
 SAID = "W_PREVALENCE_CONFLICT was acknowledged on 2026-01-02."
 
 
-def exported(kind: str) -> bytes:
+def exported(kind: Kind) -> bytes:
     return export_risk(
         RISK, kind=kind, flags=FLAGS, limits=LIMITS, acknowledged=SAID,
         manifest={"run_id": "abc"}, diagnostics={"k_hat": 0.2},
@@ -28,7 +28,7 @@ def exported(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_every_row_carries_flags_limits_and_acknowledgement(kind: str):
+def test_every_row_carries_flags_limits_and_acknowledgement(kind: Kind):
     data = exported(kind)
     if kind == "csv":
         rows = list(csv.DictReader(io.StringIO(data.decode())))
