@@ -1,7 +1,8 @@
-"""Recording: one continuous multichannel signal of one patient, and the twelve leads."""
+"""Recording: one continuous multichannel signal of one patient, leads, events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 from jaxtyping import Float
@@ -80,6 +81,49 @@ class Recording:
     def channel(self, name: str) -> Float[np.ndarray, " sample"]:
         """Signal of one channel."""
         return self.signal[self.channels.index(name)]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A labelled interval of a recording.
+
+    Attributes
+    ----------
+    label
+        ``"sz"`` or a finer seizure type of HED-SCORE.
+    onset, offset
+        Begin and end in seconds from the recording's start.
+    confidence
+        0 to 1; ``None`` where nobody stated one.
+    channels
+        On which it is seen; empty where nobody said.
+    truncated
+        Whether it may have begun earlier or ended later, in time that was not evaluated.
+    """
+
+    label: str
+    onset: float | int
+    offset: float | int
+    confidence: float | None = None
+    channels: tuple[str, ...] = ()
+    truncated: bool = False
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return float(self.offset - self.onset)
+
+
+class SegmentStatus(IntEnum):
+    """Whether a segment was evaluated; "not evaluated" never means "no event"."""
+
+    EVALUATED = 0
+    WARMING_UP = 1
+    """Not enough history before it."""
+    GAP = 2
+    """Too much of it, or of its history, was not recorded."""
+    FEW_CHANNELS = 3
+    """Too few of its channels can be used."""
 
 
 def derive_limb_leads(
