@@ -779,9 +779,9 @@ def _risk_table(
         "tested": "risk_if_tested",
     }
     for population, name in populations.items():
-        columns[name] = model.predict(X, population)
-        low, high = model.risk_interval(X, population).T
-        columns |= {f"{name}_low": low, f"{name}_high": high}
+        estimate = model.risk_estimate(X, population).T
+        for end, values in zip(("", "_low", "_high"), estimate, strict=True):
+            columns[f"{name}{end}"] = values
     columns["unobserved"] = (
         np.full(len(X), np.nan)
         if model.kind == "heckman"

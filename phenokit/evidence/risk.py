@@ -52,9 +52,14 @@ from phenokit.evidence.risk_checks import (
 )
 from phenokit.evidence.risk_table import RiskTable, check_prevalence, check_table
 from phenokit.evidence.selective_labels import (
+    COLUMN_EVENTS,
+    NEGATIVE,
+    POSITIVE,
+    UNTESTED,
     BernoulliModel,
     Evaluated,
     aggregate,
+    unobserved_mean,
 )
 
 Array = np.ndarray
@@ -616,6 +621,17 @@ class SelectiveLabelsModel(BaseEstimator):
             X, population, lambda risk: np.quantile(risk, [0.025, 0.975], axis=1).T
         )
 
+    def risk_estimate(
+        self, X: pd.DataFrame | Array, population: Population = "all"
+    ) -> Float64[Array, "row 3"]:
+        """`predict` and `risk_interval` at the cost of one: mean, lower and upper end."""
+
+        def reduce(risk: Array) -> Array:
+            low, high = np.quantile(risk, [0.025, 0.975], axis=1)
+            return np.column_stack([risk.mean(axis=1), low, high])
+
+        return self._over_draws(X, population, reduce)
+
     def risk_draws(
         self, X: pd.DataFrame | Array, population: Population = "all"
     ) -> Float64[Array, "row draw"]:
@@ -632,26 +648,26 @@ class SelectiveLabelsModel(BaseEstimator):
 
         At the posterior mean of the parameters.
         """
-        from phenokit.evidence.selective_labels import COLUMN_EVENTS, unobserved_mean
-
         model, drawn = self._fitted.model, self._fitted.drawn
         if not isinstance(model, BernoulliModel):
             raise ValueError("for outcomes of 0 and 1")
-        design = self.table_.design(self._values(X))
+        known, is_tested = np.asarray(outcome, dtype=np.float64), np.asarray(tested) == 1
+        cells = aggregate(self._values(X), is_tested, known)
+        design = self.table_.design(cells.features[:, 1:])
         centre = drawn.weights @ drawn.coefficients
         a, d = model.linear_predictors(centre[None], design)
         steepness, spread = model.law(float(drawn.weights @ drawn.shape))
-        known = np.asarray(outcome, dtype=np.float64)
-        flags = np.asarray(tested)
-        counts = aggregate(design[:, 1:], flags, known, distinct=True).counts
-        found = np.full(len(design), np.nan)
-        for column, event in enumerate(COLUMN_EVENTS):
-            rows = counts[:, column] > 0
-            found[rows] = unobserved_mean(
-                event, a[rows, 0], d[rows, 0],
-                steepness=steepness, spread=spread, kind=model.kind,
-            )  # fmt: skip
-        return found
+        found = np.column_stack(
+            [
+                unobserved_mean(
+                    event, a[:, 0], d[:, 0],
+                    steepness=steepness, spread=spread, kind=model.kind,
+                )
+                for event in COLUMN_EVENTS
+            ]
+        )  # fmt: skip
+        seen = np.where(is_tested, np.where(known == 1, POSITIVE, NEGATIVE), UNTESTED)
+        return found[cells.cell_of_row, seen]
 
     def _values(self, X: pd.DataFrame | Array) -> Float64[Array, "row feature"]:
         names = list(self.feature_names_in_)
@@ -666,7 +682,9 @@ class SelectiveLabelsModel(BaseEstimator):
     def _over_draws(self, X: Any, population: Population, reduce: Any) -> Array:  # noqa: ANN401
         """Apply `reduce` to ``(pattern, draw)`` risks, and spread the answer over rows."""
         values = self._values(X)
-        patterns, of_row = np.unique(values, axis=0, return_inverse=True)
+        nobody = np.zeros(len(values), dtype=bool)
+        cells = aggregate(values, nobody, np.full(len(values), np.nan))
+        patterns, of_row = cells.features[:, 1:], cells.cell_of_row
         model, drawn = self._fitted.model, self._fitted.drawn
         few = resample(drawn.weights, PREDICTION_DRAWS, np.random.default_rng(0))
         design = self.table_.design(patterns)
@@ -680,7 +698,7 @@ class SelectiveLabelsModel(BaseEstimator):
             )
             for start in range(0, len(design), at_once)
         ]  # fmt: skip
-        return np.concatenate(parts)[of_row.reshape(-1)]
+        return np.concatenate(parts)[of_row]
 
     def reweight(
         self, prevalence: float, prevalence_sd: float, *, refit: bool = True
