@@ -395,25 +395,29 @@ def plain(rows: pd.DataFrame) -> Node:
 
 
 def both_fits(run: RiskRun) -> Node:
-    """The fit with the stated prevalence beside the one without, risks first."""
+    """What the fit says with the stated prevalence, beside the one without."""
+    beside = beside_free(run).set_index("quantity")
     rows = []
-    for row in beside_free(run).to_dict("records"):
-        name = str(row["quantity"])
-        form = format_risk if name in RISK_WORDS else format_number
+    for name, words in QUANTITIES.items():
+        if name not in beside.index:
+            continue
+        row = beside.loc[name]
+        form = format_number if name == "sigma" else format_risk
         cells = (
             form(row[which], row[f"{which}_low"], row[f"{which}_high"])
             for which in ("with", "without")
         )
-        rows.append((RISK_WORDS.get(name, name), *cells))
-    rows.sort(key=lambda row: row[0] not in RISK_WORDS.values())
+        rows.append((words, *cells))
     heads = ("Mean (95 % interval)", "With the stated prevalence", "Without it")
-    return table(rows, heads, caption="Both fits, side by side. Coefficients are log-odds.")
+    caption = "Both fits, side by side. The coefficients stand under “Does it hold?”."
+    return table(rows, heads, caption=caption)
 
 
-RISK_WORDS = {
+QUANTITIES = {
     "prevalence": "Cases among all patients",
     "risk_tested": "Risk of the tested",
     "risk_untested": "Risk of the untested",
+    "sigma": "Width of the unseen risk, log-odds",
 }
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from pages import _cohorts, _panels, _risk_analysis, _widgets
+from pages._risk_tables import show_drawing
 from phenokit.batch.follow_up import (
     FollowUpResult,
     follow_to_code,
@@ -19,6 +20,7 @@ from phenokit.readers.cohort_folders import CohortFolder
 from phenokit.readers.cohorts import Linking
 from phenokit.readers.outcomes import first_result_days
 from phenokit.readers.phecodes import CaseRule
+from phenokit.report.risk import RiskRun
 from phenokit.report.survival_figures import (
     draw_cumulative_incidence,
     draw_hazards,
@@ -80,10 +82,11 @@ def _show(job: Job, folder: CohortFolder) -> None:
             [_risk_analysis.refused(refusal, title="Follow-up")], key="no-follow-up"
         )
         return
-    show_result(found, str(by))
+    acknowledged = _risk_analysis.acknowledgement(job)
+    show_result(found, str(by), _risk_analysis.run_of(job), acknowledged)
 
 
-def show_result(found: FollowUpResult, by: str) -> None:
+def show_result(found: FollowUpResult, by: str, run: RiskRun, acknowledged: str) -> None:
     """Curves, hazard ratio and who is in them."""
     st.text(found.sentence)
     st.caption(
@@ -95,18 +98,18 @@ def show_result(found: FollowUpResult, by: str) -> None:
         "Follow-up of the tested alone would not be that of the cohort."
     )  # fmt: skip
     event = f"{found.phecode_string} ({found.phecode})"
-    _widgets.show_figure(draw_kaplan_meier(found.curves, title=event), key="kaplan-meier")
+    drawings = {"kaplan-meier": draw_kaplan_meier(found.curves, title=event)}
     if found.incidence is not None:
-        _widgets.show_figure(
-            draw_cumulative_incidence(found.incidence, title=event), key="incidence"
-        )
+        drawings["incidence"] = draw_cumulative_incidence(found.incidence, title=event)
     if found.hazards is not None:
-        _widgets.show_figure(draw_hazards(found.hazards, title=event), key="hazards")
         first = str(found.hazards.table["covariate"].iloc[0])
-        _widgets.show_figure(
-            draw_schoenfeld(found.hazards, first, title=event, unit=found.curves.unit),
-            key="schoenfeld",
+        drawings["hazards"] = draw_hazards(found.hazards, title=event)
+        drawings["schoenfeld"] = draw_schoenfeld(
+            found.hazards, first, title=event, unit=found.curves.unit
         )
+    for key, drawing in drawings.items():
+        show_drawing(drawing, key, run, acknowledged)
+    if found.hazards is not None:
         for flag in found.hazards.notes:
             st.text(flag)
     if found.refusal:
@@ -156,8 +159,9 @@ def _followed(
     if by == "tested":
         test = str(_risk_analysis.run_of(job).manifest["settings"]["test"])
         days = first_result_days(path / "labs.csv", person_ids, test=test)
-        patients, values = split_by_testing(person_ids, recorded, days)
-        name = f"tested for {test}"
+        patients, is_after = split_by_testing(person_ids, recorded, days)
+        values = np.where(is_after == 1, "tested", "not yet tested").tolist()
+        name = f"testing for {test}"
         n_strata = 2
     else:
         risk = _risk_analysis.run_of(job).risk.set_index("person_id")["risk"]

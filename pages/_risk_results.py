@@ -1,21 +1,18 @@
 """The answer of an analysis of risk: flags, the slider, every panel, and the exports."""
 
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import pandas as pd
 import streamlit as st
 
 from pages import _panels, _risk_analysis, _risk_follow_up, _risk_what_if, _widgets
+from pages._risk_tables import show_drawing, show_table
 from phenokit.batch.risk import acknowledge_conflict
 from phenokit.errors import BadInput
 from phenokit.jobs import Job
 from phenokit.readers.cohort_folders import CohortFolder
 from phenokit.report.ecg_paper import BANNER
-from phenokit.report.explanation import count
 from phenokit.report.risk import (
     RiskPanel,
     RiskRun,
@@ -28,8 +25,7 @@ from phenokit.report.risk import (
     prevalence_sentence,
     write_report,
 )
-from phenokit.report.risk_exports import export_risk, with_warnings
-from phenokit.report.tables import format_table
+from phenokit.report.risk_exports import export_risk
 
 VIEWS = {
     "answer": "Who is at risk",
@@ -165,59 +161,12 @@ def show_panel(panel: RiskPanel, run: RiskRun, acknowledged: str) -> None:
         st.caption("Not shown:")
         st.text(panel.absent)
     for k, drawing in enumerate(panel.drawings):
-        # A copy: the page's colours are written into it, and others see it too.
-        own = replace(drawing, figure=deepcopy(drawing.figure))
-        _widgets.show_figure(own, key=f"{panel.key}-{k}")
-        words = "The same as a table"
-        show_table(drawing.table, words, f"{panel.key}-{k}-rows", run, acknowledged)
+        show_drawing(drawing, f"{panel.key}-{k}", run, acknowledged)
     for k, (words, rows) in enumerate(panel.tables.items()):
         key = f"{panel.key}-table-{k}"
         if not panel.drawings:
             _widgets.show([_risk_analysis.plain(rows)], key=f"{key}-plain")
         show_table(rows, words, key, run, acknowledged)
-
-
-def show_table(
-    rows: pd.DataFrame,
-    words: str,
-    key: str,
-    run: RiskRun,
-    acknowledged: str,
-) -> None:
-    """Rows that can be unfolded and saved."""
-
-    def file() -> bytes:
-        return format_table(
-            with_warnings(
-                rows, flags=run.flags, limits=run.limits, acknowledged=acknowledged
-            )
-        )
-
-    with st.expander(f"{words} ({count(len(rows), 'row')})"):
-        st.dataframe(
-            rows.rename(columns=lambda name: str(name).replace("_", " ")),
-            hide_index=True, key=key, column_config=_columns(rows),
-            alt=f"{words}, {len(rows)} rows.",
-        )  # fmt: skip
-        st.download_button(
-            "CSV, all digits", file, f"phenokit-risk-{key}.csv", on_click="ignore",
-            key=f"save-{key}",
-        )  # fmt: skip
-
-
-def _columns(rows: pd.DataFrame) -> dict[str, Any]:
-    """Numbers with as many digits as can be read."""
-    return {
-        name.replace("_", " "): st.column_config.NumberColumn(
-            format="localized" if name in WHOLE or name.startswith("n_") else "%.3g"
-        )
-        for name in map(str, rows.columns)
-        if pd.api.types.is_numeric_dtype(rows[name])
-        and not pd.api.types.is_bool_dtype(rows[name])
-    }
-
-
-WHOLE = {"n", "fifth", "bin"}
 
 
 def show_method(run: RiskRun) -> None:

@@ -107,7 +107,7 @@ def _draw(
         _risk_analysis.what_if_table(fit, found, is_grey=is_working, n=n),
     ]
     conflicts = [flag for flag in found.flags if flag.code == _risk_analysis.CONFLICT]
-    if conflicts:
+    if conflicts and found.stated != fit.stated:  # the stated one has its flag on top
         nodes.append(_risk_analysis.flags(conflicts))
     with answer.container():
         _widgets.show(nodes, key=f"answer-{job.job_id}-{is_working}")
