@@ -313,7 +313,7 @@ def _bernoulli_density(static: tuple[Any, ...], data: dict[str, Any], theta: Any
     def closed(_: None) -> Any:  # noqa: ANN401
         return closed_form(a, d, jnp.maximum(spread, SMALLEST_SPREAD), jnp)
 
-    fine = False if n_nodes else jnp.all(holds(a, d))
+    fine = False if n_nodes else jnp.all(holds(a, d, spread, jnp))
     p = integrated(None) if n_nodes else lax.cond(fine, closed, integrated, None)
     log_p = jnp.stack([p.log_positive, p.log_negative, p.log_untested], axis=1)
     prevalence = data["share"] @ p.case

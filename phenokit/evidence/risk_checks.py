@@ -45,6 +45,7 @@ MANY_CELLS = 2_000
 POINTS_OF_MANY_CELLS = 28
 CHECKED_ROWS = 20_000
 """Cells above which a check that fits anew does so on this many rows drawn at random."""
+FEWEST_ROWS = 4_000
 PREDICTED_ROWS = 50_000
 """The same for the replicated tables of the posterior predictive check."""
 AFFORDABLE = 2e8
@@ -112,8 +113,12 @@ def rows_to_check(
     rng: np.random.Generator,
     most: int = CHECKED_ROWS,
 ) -> Any:  # noqa: ANN401
-    """The model itself, or of `most` random rows where it has many more distinct ones."""
+    """The model itself, or of `most` random rows where it has many more distinct ones.
+
+    Fewer where a row is dear, as by very many quadrature nodes.
+    """
     n = len(model.features) if isinstance(model, HeckmanModel) else len(model.cells.counts)
+    most = max(FEWEST_ROWS, int(most * min(1.0, 4 * n / model.cost)))
     return model if n <= 1.5 * most else model.some_rows(most, rng)
 
 

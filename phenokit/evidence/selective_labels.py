@@ -64,9 +64,9 @@ SMALLEST_SPREAD = 1e-9
 SERIES_BELOW = 1e-5
 """|x| below which log1p(x) / x is taken from its series."""
 LARGEST_TESTING_TERM = 12.0
-LARGEST_RISK_TERM = 30.0
-SMALLEST_TESTING_LOGIT = -11.5
-"""Limits of |d|, |a| and a + d for the closed form; see `holds`."""
+LARGEST_RISK_TERM = 100.0
+SMALLEST_TESTING_LOGIT = -10.8
+"""Limits of |d|, |a| and the logit of being tested for the closed form; see `holds`."""
 SMALLEST_TESTING_TERM = 2e-3
 """|d| from which on the closed form's derivatives are used."""
 ELEMENTS_AT_ONCE = 1 << 15
@@ -329,13 +329,16 @@ def _log1p_quotient(x: Any, xp: ModuleType) -> Any:  # noqa: ANN401 - numpy or J
     return xp.where(near, 1 - x / 2 + x * x / 3, xp.log1p(safe) / safe)
 
 
-def holds(a: Any, d: Any) -> Any:  # noqa: ANN401 - numpy or JAX
+def holds(a: Any, d: Any, spread: Any, xp: ModuleType = np) -> Any:  # noqa: ANN401
     """Where the closed form keeps 1e-9 of every log-probability.
 
-    The difference P(Y=1) - P(Y=1,T=0) loses the digits that P(T=1|Y=1) has zeros, and that
-    is at least s(a + d). Elsewhere take `by_quadrature`.
+    The difference P(Y=1) - P(Y=1,T=0) loses the digits that P(T=1|Y=1) has zeros. Half of
+    those with the outcome are within 1, or half of ``a + sigma``, of the largest risk (and
+    within ``sigma / 2`` of it in any case), which bounds it. Elsewhere take `by_quadrature`.
     """
-    kept = a + d >= SMALLEST_TESTING_LOGIT
+    top = a + spread
+    below = xp.minimum(xp.maximum(top, 0.0) / 2 + 1, spread / 2)
+    kept = top + d - below >= SMALLEST_TESTING_LOGIT
     return kept & (abs(d) <= LARGEST_TESTING_TERM) & (abs(a) <= LARGEST_RISK_TERM)
 
 
@@ -476,9 +479,9 @@ def _slopes_of_rise(u: Array, spread: float) -> tuple[Array, Array]:
     return first, first * (below - upper)
 
 
-def derivatives_hold(a: Array, d: Array) -> Array:
+def derivatives_hold(a: Array, d: Array, spread: float) -> Array:
     """Where `closed_derivatives` keeps 1e-6 of a slope and 1e-4 of a curvature."""
-    return holds(a, d) & (np.abs(d) > SMALLEST_TESTING_TERM)
+    return holds(a, d, spread) & (np.abs(d) > SMALLEST_TESTING_TERM)
 
 
 def _given_z(
@@ -660,7 +663,7 @@ class BernoulliModel:
             return by_quadrature(a, d, *self.law(shape), nodes)
         with np.errstate(all="ignore"):  # what overflows is replaced below
             found = closed_form(a, d, np.maximum(shape, SMALLEST_SPREAD))
-        lost = ~holds(a, d)
+        lost = ~holds(a, d, shape)
         if lost.any():
             row, draw = np.nonzero(lost)
             spread = shape[draw]
@@ -767,7 +770,7 @@ class _Total:
             return event_derivatives(event, a, d, *self.law)
         with np.errstate(all="ignore"):  # what overflows is replaced below
             found = closed_derivatives(event, a, d, self.law[1])
-        lost = ~derivatives_hold(a, d)
+        lost = ~derivatives_hold(a, d, self.law[1])
         if lost.any():
             better = event_derivatives(event, a[lost], d[lost], *self.law)
             for values, exact in zip(found, better, strict=True):

@@ -90,13 +90,16 @@ def test_the_untested_have_fewer_cases_than_the_tested_predict_if_testing_rises_
     assert bool(cases.notes) == wrong_sign
 
 
-def test_a_check_of_many_rows_takes_some_at_random():
+def test_a_check_of_many_rows_takes_some_at_random(monkeypatch):
     data = simulate(3_000, unseen=uniform)
     model = model_of(*data)
     rng = np.random.default_rng(2)
+    monkeypatch.setattr(risk_checks, "FEWEST_ROWS", 500)
     few = rows_to_check(model, rng, 500)
     assert few.cells.n_rows == few.cells.counts.sum() == 500
     assert rows_to_check(model, rng) is model
+    dear = replace(model, kind="normal_alpha", given=4.0, signed=True)
+    assert len(rows_to_check(dear, rng, 2_000).cells.counts) < 700  # 81 nodes a row
     known = {tuple(row) for row in model.cells.features}
     assert all(tuple(row) in known for row in few.cells.features)
     assert rows_to_check(model, rng, 2_500) is model
