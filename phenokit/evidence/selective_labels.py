@@ -334,7 +334,7 @@ def holds(a: Any, d: Any, spread: Any, xp: ModuleType = np) -> Any:  # noqa: ANN
 
     The difference P(Y=1) - P(Y=1,T=0) loses the digits that P(T=1|Y=1) has zeros. Half of
     those with the outcome are within 1, or half of ``a + sigma``, of the largest risk (and
-    within ``sigma / 2`` of it in any case), which bounds it. Elsewhere take `by_quadrature`.
+    within ``sigma / 2`` of it in any case), which bounds it. Elsewhere `by_quadrature`.
     """
     top = a + spread
     below = xp.minimum(xp.maximum(top, 0.0) / 2 + 1, spread / 2)
