@@ -59,6 +59,7 @@ from phenokit.evidence.selective_labels import (
     BernoulliModel,
     Evaluated,
     aggregate,
+    logistic,
     unobserved_mean,
 )
 
@@ -82,7 +83,7 @@ RARE = 0.1
 MAX_NODE_CHANGE = 1e-4
 """Of the log-likelihood at the mode when the quadrature nodes are doubled."""
 PREDICTION_DRAWS = 400
-ELEMENTS_AT_ONCE = 1 << 20
+ELEMENTS_AT_ONCE = 1 << 16
 DISAGREE_MEAN, DISAGREE_SD = 0.15, 0.12
 
 
@@ -964,8 +965,7 @@ def _risk(
         return p.case
     if population == "untested":
         return p.missed / np.exp(p.log_untested)
-    tested = np.logaddexp(p.log_positive, p.log_negative)
-    return np.exp(p.log_positive - tested)
+    return logistic(p.log_positive - p.log_negative)
 
 
 def _by_name(model: Model, table: RiskTable, drawn: _Draws) -> dict[str, Array]:

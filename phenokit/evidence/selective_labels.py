@@ -656,6 +656,7 @@ class BernoulliModel:
 
         `times`: more than 1 takes that many times the nodes, everywhere.
         """
+        keep_freed_memory()
         a, d = self.linear_predictors(coefficients, features)
         if self.kind != "uniform" or times > 1:
             steepness, spread = self.law(float(np.abs(shape).max()))
@@ -687,7 +688,6 @@ class BernoulliModel:
         """
         found = np.zeros((4, len(shape)))
         features, counts, share = self.cells.features, self.cells.counts, self.cells.share
-        keep_freed_memory()
         for draws, rows in self._blocks(shape, times):
             p = self.probabilities(
                 coefficients[draws], shape[draws], features[rows], times=times
