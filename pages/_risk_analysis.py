@@ -455,6 +455,22 @@ def refused(refusal: Refusal, *, title: str) -> Node:
     ]
 
 
+def cannot_run(refusal: Refusal) -> Node:
+    """What is wrong with a set-up, before anything is run."""
+    return [
+        "div",
+        {"class": "verdict bad", "role": "alert"},
+        ["strong", {}, f"✕ This would be refused ({refusal.code})"],
+        ["p", {}, refusal.message],
+        [
+            "p",
+            {},
+            ["strong", {}, "Next step: "],
+            "mend what is named, or choose otherwise.",
+        ],
+    ]
+
+
 def percent(share: float) -> str:
     """A prevalence with the digits that it was chosen with, two decimals at most.
 

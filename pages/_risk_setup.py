@@ -241,14 +241,14 @@ def _columns(data: bytes) -> tuple[str, list[str]]:
 
 def _refused_table(error: BadInput | AnalysisRefused) -> None:
     refusal = _risk_analysis.Refusal(error.code, _with_place(error))
-    _widgets.show(
-        [_risk_analysis.refused(refusal, title="This table")], key="refused-table"
-    )
+    _widgets.show([_risk_analysis.cannot_run(refusal)], key="refused-table")
 
 
 def _with_place(error: BadInput | AnalysisRefused) -> str:
+    """The sentence, and the place where it does not name it."""
     where = getattr(error, "where", "")
-    return f"{error}{f' Where: {where}.' if where else ''}"
+    is_named = where.split(", ", 1)[-1] in str(error)
+    return str(error) if is_named else f"{error} Where: {where}."
 
 
 # Features
@@ -477,10 +477,7 @@ def show_check(source: Source, options: RiskOptions) -> bool:
     marks = {}
     if options.prevalence is not None and options.prevalence_sd is not None:
         marks["stated"] = options.prevalence
-    nodes = [
-        _panels.facts(pairs),
-        _risk_analysis.bounds(low, high, marks),
-    ]
+    facts, line = _panels.facts(pairs), _risk_analysis.bounds(low, high, marks)
     try:
         table = check_table(
             data.features,
@@ -490,16 +487,13 @@ def show_check(source: Source, options: RiskOptions) -> bool:
         )
         check_prevalence(options.prevalence, options.prevalence_sd, table.cells)
     except (BadInput, AnalysisRefused) as error:
-        nodes.append(
-            _risk_analysis.refused(
-                _risk_analysis.Refusal(error.code, _with_place(error)),
-                title="This would be",
-            )
-        )
-        _widgets.show(nodes, key="check")
+        refusal = _risk_analysis.Refusal(error.code, _with_place(error))
+        # A table that contradicts itself has no bounds; other faults leave them.
+        has_bounds = error.code not in {"E_RANGE", "E_NONFINITE"}
+        lines = [line] if has_bounds else []
+        _widgets.show([facts, *lines, _risk_analysis.cannot_run(refusal)], key="check")
         return False
-    nodes.append(_panels.notes(data.notes))
-    _widgets.show(nodes, key="check")
+    _widgets.show([facts, line, _panels.notes(data.notes)], key="check")
     return True
 
 
