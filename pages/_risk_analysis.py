@@ -5,6 +5,7 @@ reference (NUTS). Their commands differ in the engine only, and so the list of j
 that is needed to find both again.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -271,7 +272,13 @@ def _run(job: str, stamp: float) -> RiskRun:
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the fitted model")
 def _model(job: str, stamp: float) -> SelectiveLabelsModel:
-    return read_fitted(find_job(jobs_folder(), job).out)
+    model = read_fitted(find_job(jobs_folder(), job).out)
+    # Streamlit looks for garbage after every run, before its answer is on the way: 0.2 s
+    # with all that the libraries hold, which never is garbage. From here on it is passed
+    # over, so that the slider answers in time.
+    gc.collect()
+    gc.freeze()
+    return model
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
