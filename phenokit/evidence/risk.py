@@ -256,7 +256,7 @@ class _Draws:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class Fitted:
     """A model, its draws, and the log-likelihood of the table at the highest mode."""
 
     model: Model
@@ -303,6 +303,8 @@ class SelectiveLabelsModel(BaseEstimator):
         `Flag` s, each a code and a sentence; empty if there is nothing to say.
     table_
         The checked `RiskTable`.
+    fitted_, free_
+        `Fitted`: the density and its draws, with the stated prevalence and without.
 
     Examples
     --------
@@ -440,10 +442,10 @@ class SelectiveLabelsModel(BaseEstimator):
             diagnostics = replace(diagnostics, agreement=_agreement(posterior, beside))
 
         self.table_, self.posterior_ = table, posterior
-        self._fitted = _Fitted(model, drawn, likelihood)
-        self._free = (
-            self._fitted if model.weight == 0 and self.engine == "laplace"
-            else _Fitted(
+        self.fitted_ = Fitted(model, drawn, likelihood)
+        self.free_ = (
+            self.fitted_ if model.weight == 0 and self.engine == "laplace"
+            else Fitted(
                 free_model, _of_laplace(free), _log_likelihood(free_model, free_fit)
             )
         )  # fmt: skip
@@ -536,7 +538,7 @@ class SelectiveLabelsModel(BaseEstimator):
         self, diagnostics: RiskDiagnostics
     ) -> tuple[tuple[Flag, ...], RiskDiagnostics]:
         """Flags, and the diagnostics with the figures that they rest on."""
-        table, model, drawn = self.table_, self._fitted.model, self._fitted.drawn
+        table, model, drawn = self.table_, self.fitted_.model, self.fitted_.drawn
         flags = check_weakness(model, drawn.coefficients, drawn.shape, drawn.weights)
         if table.rescaled:
             flags.append(
@@ -553,7 +555,7 @@ class SelectiveLabelsModel(BaseEstimator):
         conflict = misfit = law = interval = None
         notes = diagnostics.notes
         if model.weight > 0:
-            conflict = self._conflict(self._fitted, median)
+            conflict = self._conflict(self.fitted_, median)
             flags += conflict.flags()
         if isinstance(model, BernoulliModel):
             if model.shape_name == "sigma" and len(model.free) < model.n_features:
@@ -564,7 +566,7 @@ class SelectiveLabelsModel(BaseEstimator):
                 model, table.names, drawn.coefficients[few], drawn.shape[few], self._rngs[3]
             )
             flags += misfit.flags()
-            found = Conclusion(self._fitted.log_likelihood, untested, sd)
+            found = Conclusion(self.fitted_.log_likelihood, untested, sd)
             law = check_law(model, found, self._rngs[3])
             if law is not None:
                 flags += law.flags()
@@ -578,8 +580,8 @@ class SelectiveLabelsModel(BaseEstimator):
             alpha_interval=interval, notes=notes,
         )  # fmt: skip
 
-    def _conflict(self, fitted: _Fitted, shape_median: float) -> Conflict:
-        free = self._free
+    def _conflict(self, fitted: Fitted, shape_median: float) -> Conflict:
+        free = self.free_
         return check_conflict(
             fitted.model,
             free.drawn.evaluated.prevalence,
@@ -649,7 +651,7 @@ class SelectiveLabelsModel(BaseEstimator):
 
         At the posterior mean of the parameters.
         """
-        model, drawn = self._fitted.model, self._fitted.drawn
+        model, drawn = self.fitted_.model, self.fitted_.drawn
         if not isinstance(model, BernoulliModel):
             raise ValueError("for outcomes of 0 and 1")
         known, is_tested = np.asarray(outcome, dtype=np.float64), np.asarray(tested) == 1
@@ -686,7 +688,7 @@ class SelectiveLabelsModel(BaseEstimator):
         nobody = np.zeros(len(values), dtype=bool)
         cells = aggregate(values, nobody, np.full(len(values), np.nan))
         patterns, of_row = cells.features[:, 1:], cells.cell_of_row
-        model, drawn = self._fitted.model, self._fitted.drawn
+        model, drawn = self.fitted_.model, self.fitted_.drawn
         few = resample(drawn.weights, PREDICTION_DRAWS, np.random.default_rng(0))
         design = self.table_.design(patterns)
         at_once = max(1, ELEMENTS_AT_ONCE // PREDICTION_DRAWS)
@@ -721,12 +723,12 @@ class SelectiveLabelsModel(BaseEstimator):
             provisional.
         """
         start = time.perf_counter()
-        model = self._fitted.model
+        model = self.fitted_.model
         cells = None if isinstance(model, HeckmanModel) else model.cells
         weight = check_prevalence(prevalence, prevalence_sd, cells)
         other: Model = replace(model, prevalence=prevalence, weight=weight)
         smoothed, best = max(
-            (_reweighted(one, other) for one in (self._free, self._fitted)),
+            (_reweighted(one, other) for one in (self.free_, self.fitted_)),
             key=lambda pair: pair[0].effective_size,
         )
         likelihood = float("nan")  # re-weighting knows no mode of the other prevalence
@@ -739,11 +741,11 @@ class SelectiveLabelsModel(BaseEstimator):
             likelihood = _log_likelihood(other, fit)
             source, needs_refit = "refitted", False
         changed = copy(self)
-        changed._fitted = _Fitted(other, best, likelihood)
+        changed.fitted_ = Fitted(other, best, likelihood)
         changed.posterior_ = _summarise(other, self.table_, best, chains=False)
         flags = check_weakness(other, best.coefficients, best.shape, best.weights)
         median = float(weighted_quantile(best.shape, best.weights, np.array([0.5]))[0])
-        conflict = self._conflict(changed._fitted, median)
+        conflict = self._conflict(changed.fitted_, median)
         flags += conflict.flags()
         again = {flag.code for flag in flags} | {"W_PREVALENCE_CONFLICT", "W_WEAK"}
         changed.flags_ = (*flags, *(f for f in self.flags_ if f.code not in again))
@@ -772,7 +774,7 @@ class SelectiveLabelsModel(BaseEstimator):
             ``chain, draw, weight, log_likelihood``, the quantities of `posterior_`, and
             ``coordinate[k]``, the parameters as they were sampled.
         """
-        fitted = self._fitted if stated else self._free
+        fitted = self.fitted_ if stated else self.free_
         drawn = fitted.drawn
         n = len(drawn.shape)
         per_chain = n // drawn.n_chains
@@ -828,8 +830,8 @@ class SelectiveLabelsModel(BaseEstimator):
         model = self._model(table, prevalence or 0.0, weight)
         self.table_, self.flags_, self.diagnostics_ = table, tuple(flags), diagnostics
         drawn = _of_table(draws)
-        self._fitted = _Fitted(model, drawn, diagnostics.log_likelihood_at_mode)
-        self._free = _Fitted(
+        self.fitted_ = Fitted(model, drawn, diagnostics.log_likelihood_at_mode)
+        self.free_ = Fitted(
             model.without_prevalence(), _of_table(free_draws), free_log_likelihood
         )
         self._refit_seed = np.random.SeedSequence(seed).spawn(6)[-1]
@@ -839,7 +841,7 @@ class SelectiveLabelsModel(BaseEstimator):
     @property
     def free_log_likelihood(self) -> float:
         """Log-likelihood at the highest mode of the fit without a stated prevalence."""
-        return self._free.log_likelihood
+        return self.free_.log_likelihood
 
 
 class _Clock:
@@ -936,7 +938,7 @@ def _log_likelihood(model: Model, fit: NestedLaplace) -> float:
     return float(model.evaluate(mode[None], np.array([shape])).log_likelihood[0])
 
 
-def _reweighted(fitted: _Fitted, other: Model) -> tuple[Any, _Draws]:
+def _reweighted(fitted: Fitted, other: Model) -> tuple[Any, _Draws]:
     """Draws of one prevalence, weighted for another."""
     model, drawn = fitted.model, fitted.drawn
     pihat = drawn.evaluated.prevalence

@@ -189,7 +189,7 @@ def cohort_risk(
     ValueError
         For a continuous outcome.
     """
-    fitted = model._fitted.model
+    fitted = model.fitted_.model
     if isinstance(fitted, HeckmanModel):
         raise ValueError("for outcomes of 0 and 1")
     values = np.asarray(
@@ -199,7 +199,7 @@ def cohort_risk(
     known = np.asarray(pd.to_numeric(pd.Series(np.asarray(outcome)), errors="coerce"))
     cells = aggregate(values, np.asarray(tested), known.astype(np.float64))
     design = model.table_.design(cells.features[:, 1:])
-    drawn = model._fitted.drawn
+    drawn = model.fitted_.drawn
     few = resample(drawn.weights, PREDICTION_DRAWS, np.random.default_rng(0))
     coefficients, shape = drawn.coefficients[few], drawn.shape[few]
     centre = _quantities(
@@ -636,7 +636,7 @@ def sensitivity_strip(
         ``reweighted``, ``refitted``, ``provisional`` (re-weighted beyond its rule), or
         ``refused`` with NaN and the reason in ``note``.
     """
-    fitted = model._fitted.model
+    fitted = model.fitted_.model
     stated = fitted.prevalence if fitted.weight > 0 else None
     if prevalences is None:
         prevalences = [] if stated is None else [stated / 2, stated, 2 * stated]
@@ -812,8 +812,8 @@ def prior_posterior(model: SelectiveLabelsModel) -> pd.DataFrame:
         stated; NaN where nothing was), ``posterior_density``, and ``free_density``, the
         posterior without the stated prevalence (NaN where none was stated).
     """
-    fitted, table = model._fitted.model, model.table_
-    free = model._free
+    fitted, table = model.fitted_.model, model.table_
+    free = model.free_
     constrained = fitted.weight > 0
     centre = np.r_[0.0, table.centre / table.scale]
     spread = COEFFICIENT_SCALE * np.sqrt(1 + (centre[list(table.free)] ** 2).sum())

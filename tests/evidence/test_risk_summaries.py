@@ -248,7 +248,7 @@ def test_odds_ratios_are_per_standard_deviation_or_level(cohort):
 def test_the_strip_answers_or_refuses_with_the_reason(cohort):
     model = cohort[0]
     low, _ = model.diagnostics_.prevalence_bounds
-    stated = model._fitted.model.prevalence
+    stated = model.fitted_.model.prevalence
     table = sensitivity_strip(model, [low / 2, stated, stated + 0.005])
     assert list(table["within_bounds"]) == [False, True, True]
     assert list(table["source"][:2]) == ["refused", "fit"]
@@ -281,7 +281,7 @@ def test_densities_hold_one_and_the_stated_prevalence(cohort):
         assert posterior == pytest.approx(1, abs=0.02), quantity
         assert trapezoid(rows["free_density"], rows["x"]) == pytest.approx(1, abs=0.03)
     rows = table[table["quantity"] == "prevalence"]
-    stated = norm.pdf(rows["x"], model._fitted.model.prevalence, 0.01)
+    stated = norm.pdf(rows["x"], model.fitted_.model.prevalence, 0.01)
     np.testing.assert_allclose(rows["prior_density"], stated)
     rows = table[table["quantity"] == "sigma"]
     np.testing.assert_allclose(rows["prior_density"], 2 * norm.pdf(rows["x"], 0, 3))
