@@ -31,7 +31,7 @@ import pyarrow.parquet
 
 from phenokit.errors import BundleError
 from phenokit.networks.card import format_card, parse_card, read_card
-from phenokit.readers.files import read_bytes
+from phenokit.readers.files import MAX_BYTES, read_bytes
 
 __all__ = [
     "Bundle",
@@ -146,6 +146,7 @@ def read_tensors(
     *,
     expected: Mapping[str, tuple[int, ...]] | None = None,
     dtypes: Collection[str] = ALL_DTYPES,
+    max_bytes: int = MAX_BYTES,
 ) -> dict[str, np.ndarray]:
     """Read a safetensors file strictly.
 
@@ -158,6 +159,8 @@ def read_tensors(
         ``None``: any tensors.
     dtypes
         numpy names of the types allowed.
+    max_bytes
+        A larger file is refused.
 
     Returns
     -------
@@ -175,7 +178,7 @@ def read_tensors(
         raise BundleError(
             "E_WEIGHTS", "Only safetensors files are loaded; this name ends otherwise."
         )
-    data = read_bytes(path, what="weights file")
+    data = read_bytes(path, max_bytes=max_bytes, what="weights file")
     return parse_tensors(data, expected=expected, dtypes=dtypes)
 
 
