@@ -27,6 +27,8 @@ from phenokit.evidence.psis import weighted_quantile
 from phenokit.evidence.rates import wilson_interval
 from phenokit.evidence.risk import LIMITS
 from phenokit.evidence.risk_checks import CONFLICT_LOG_LIKELIHOOD, CONFLICT_Z
+from phenokit.readers.files import read_bytes
+from phenokit.readers.tables import Column, parse_header, parse_table
 from phenokit.report.association_figures import Drawing
 from phenokit.report.associations import attrition_table
 from phenokit.report.ecg_paper import BANNER
@@ -179,8 +181,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_table(path: Path) -> pd.DataFrame:
     """A table as it was written: text without its guard, truth values as such."""
+    data = read_bytes(path, what=path.name)
+    header = parse_header(data, what=path.name)
+    columns = [Column(name, may_be_missing=True) for name in header]
+    table = parse_table(data, columns, what=path.name)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
         for name in table.columns:
             cells = table[name]
             if name in _TEXT:
@@ -189,7 +194,7 @@ def _read_table(path: Path) -> pd.DataFrame:
                 table[name] = cells.isin(["1", "1.0"])
             else:
                 table[name] = pd.to_numeric(cells.astype(object).where(cells != "", None))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise BadInput("E_FORMAT", f"{path.name} cannot be read.") from error
     return table
 
