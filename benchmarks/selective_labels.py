@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/selective_labels.py --out FILE
         [--variant published|published_alpha|heckman|alpha] [--sets N] [--first K]
-        [--seed S] [--nuts N] [--prevalence-sd S]
+        [--seed S] [--nuts N] [--prevalence-sd S] [--expected]
 
 ``published`` (Balachandar, Garg & Pierson, ICLR 2024, arXiv 2312.03878): data sets of 5,000
 patients with 4 standard normal features, standardised. Risk is ``X beta_Y + U(0, sigma)``,
@@ -10,7 +10,9 @@ testing follows risk and the intercept and the first feature besides. beta_Y0 ~ 
 beta_Delta0 ~ N(2, 0.1), sigma ~ N(2, 0.1), the other coefficients ~ N(0, 1). The stated
 prevalence is the share of all rows with the outcome, its standard deviation 0.005. alpha is
 1, as the model assumes; the published generator draws it from N(1, 0.1), and so does
-``published_alpha``. `--prevalence-sd` states the prevalence more, or less, exactly.
+``published_alpha``. `--prevalence-sd` states the prevalence more, or less, exactly;
+`--expected` states the mean of P(Y=1 | X) in place of the share, which differs from it by
+chance (0.006 or so).
 
 Each set is fitted with no constraint, with the prevalence, with the expertise (only the
 first feature may affect testing beyond risk), and with both. What a constraint changes in
@@ -266,17 +268,20 @@ def fit(data: Simulated, constraint: str, *, seed: int, engine: str) -> dict[str
 
 
 def fit_all(
-    variant: str, seed: int, number: int, *, engine: str, prevalence_sd: float | None
-) -> dict[str, Any]:
+    variant: str, seed: int, number: int, *, engine: str, prevalence_sd: float | None,
+    expected: bool,
+) -> dict[str, Any]:  # fmt: skip
     """The record of a data set."""
     data = simulate(variant, seed, number)
+    if expected:
+        data = replace(data, prevalence=data.truth["prevalence"])
     if prevalence_sd is not None:
         data = replace(data, prevalence_sd=prevalence_sd)
     fits = {name: fit(data, name, seed=number, engine=engine) for name in CONSTRAINTS}
     return {
         "variant": variant, "seed": seed, "set": number, "engine": engine,
         "tested": int(data.tested.sum()), "prevalence": data.prevalence,
-        "prevalence_sd": prevalence_sd,
+        "prevalence_sd": prevalence_sd, "expected": expected,
         "truth": dict(data.truth), "fits": fits,
     }  # fmt: skip
 
@@ -291,8 +296,8 @@ def read_lines(out: Path, experiment: tuple[Any, ...]) -> list[dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        found_here = (record["variant"], record["seed"], record.get("prevalence_sd"))
-        if found_here != experiment:
+        stated = record.get("prevalence_sd"), record.get("expected", False)
+        if (record["variant"], record["seed"], *stated) != experiment:
             raise SystemExit(f"{out} holds another experiment; name another file")
         found.append(record)
     return found
@@ -463,17 +468,21 @@ def main() -> None:
     parser.add_argument("--nuts", type=int, default=0, help="sets fitted by NUTS as well")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--prevalence-sd", type=float, help="in place of the variant's")
+    parser.add_argument("--expected", action="store_true", help="state the mean of P(Y=1)")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     variant, seed, sd = arguments.variant, arguments.seed, arguments.prevalence_sd
-    done = read_lines(arguments.out, (variant, seed, sd))
+    expected = arguments.expected
+    done = read_lines(arguments.out, (variant, seed, sd, expected))
     wanted = [("laplace", arguments.first + k) for k in range(arguments.sets)]
     wanted += [("nuts", arguments.first + k) for k in range(arguments.nuts)]
     there = {(record["engine"], record["set"]) for record in done}
     for engine, number in wanted:
         if (engine, number) in there:
             continue
-        record = fit_all(variant, seed, number, engine=engine, prevalence_sd=sd)
+        record = fit_all(
+            variant, seed, number, engine=engine, prevalence_sd=sd, expected=expected
+        )
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         done.append(record)
@@ -489,6 +498,7 @@ def main() -> None:
         f"{variant}: sets {arguments.first} to {arguments.first + len(laplace) - 1}, seed "
         f"{seed}, {N_PATIENTS:,} patients, {N_FEATURES} features"
         + (f", prevalence stated with sd {sd:g}" if sd else "")
+        + (", its expectation" if expected else "")
     )
     print_fits(laplace)
     print_changes(laplace, variant)
