@@ -197,38 +197,28 @@ class RiskDiagnostics:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "RiskDiagnostics":
         """What `to_json` gave."""
-        given: dict[str, Any] = {
-            name: float("nan") if value is None and name in _NUMBERS else value
-            for name, value in plain.items()
-        }
-        if given["conflict"] is not None:
-            drop = given["conflict"]["log_likelihood_drop"]
-            given["conflict"] = Conflict(
-                **{
-                    **given["conflict"],
-                    "free_interval": tuple(given["conflict"]["free_interval"]),
-                    "log_likelihood_drop": float("nan") if drop is None else drop,
-                }
-            )
-        if given["misfit"] is not None:
-            given["misfit"] = Misfit(**given["misfit"])
-        if given.get("other_law") is not None:
-            given["other_law"] = OtherLaw(**given["other_law"])
-        given["freed"] = tuple(Freed(**one) for one in given["freed"])
-        low, high = given["prevalence_bounds"]
-        given["prevalence_bounds"] = (
-            float("nan") if low is None else low, float("nan") if high is None else high,
-        )  # fmt: skip
-        if given["alpha_interval"] is not None:
-            given["alpha_interval"] = tuple(given["alpha_interval"])
+        given = _with_nan(cls, plain)
+        kinds = {"conflict": Conflict, "misfit": Misfit, "other_law": OtherLaw}
+        for name, kind in kinds.items():
+            if given[name] is not None:
+                given[name] = kind(**_with_nan(kind, given[name]))
+        given["freed"] = tuple(Freed(**_with_nan(Freed, one)) for one in given["freed"])
         given["agreement"] = pd.DataFrame.from_dict(given["agreement"], orient="index")
         given["notes"] = tuple(given["notes"])
         return cls(**given)
 
 
-_NUMBERS = {
-    one.name for one in fields(RiskDiagnostics) if one.type in (float, "float")
-}  # fmt: skip
+def _with_nan(kind: Any, plain: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+    """Fields of a dataclass from JSON: None becomes NaN again where a number belongs."""
+    given = dict(plain)
+    for one in fields(kind):
+        value = given.get(one.name)
+        if one.type is float and value is None:
+            given[one.name] = float("nan")
+        elif isinstance(value, list) and one.name.endswith(("interval", "bounds")):
+            low, high = (float("nan") if end is None else end for end in value)
+            given[one.name] = (low, high)
+    return given
 
 
 def without_nan(value: Any) -> Any:  # noqa: ANN401 - whatever a result holds
