@@ -39,13 +39,13 @@ from torch import Tensor
 
 Backend = Literal["auto", "dense", "chunk", "sdpa", "flex"]
 
-MEMORY_LIMIT = 64 << 20
+MEMORY_LIMIT = 16 << 20
 """Bytes that the live logits of one block may take."""
 
 _LIVE_COPIES = 3
 """Arrays of a block's size that backward holds: probabilities, their gradient, one more."""
 
-_DENSE_BYTES = 4 << 20
+_DENSE_BYTES = 1 << 20
 """Below this size of all logits the blocks of `chunk` cost more than they save."""
 
 
@@ -283,7 +283,7 @@ def choose_backend(
     """
     batch, queries, channels, heads = shape
     logits = batch * heads * queries * channels * n_times * channels * element_bytes
-    limit = _DENSE_BYTES if device == "cpu" else 16 * _DENSE_BYTES
+    limit = _DENSE_BYTES if device == "cpu" else 64 * _DENSE_BYTES
     return "dense" if logits <= limit else "chunk"
 
 
