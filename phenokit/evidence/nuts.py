@@ -105,27 +105,25 @@ def sample(
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    start = time.perf_counter()
+    began = time.perf_counter()
     program = _program_of(model, fit)
-    settings = (n_chains, n_warmup, n_draws, round(target_acceptance, 6))
-    sampler = _sampler(program.density, program.static, *settings)
     starts = program.starts(n_chains, np.random.default_rng(seed))
-    sampler.run(
-        jax.random.PRNGKey(seed),
-        program.data,
-        init_params={"theta": starts if n_chains > 1 else starts[0]},
-        extra_fields=("diverging", "num_steps"),
-    )
-    theta = np.asarray(sampler.get_samples(group_by_chain=True)["theta"])
-    fields = sampler.get_extra_fields(group_by_chain=True)
+    key = jax.random.PRNGKey(seed)
+    settings = (n_warmup, n_draws, round(target_acceptance, 6))
+    if n_chains > 1 and program.static[1] == "sequential":
+        run = _compiled(program.density, program.static, 1, *settings)
+        each = zip(jax.random.split(key, n_chains), starts, strict=True)
+        chains = [run(one, program.data, start) for one, start in each]
+        found = [np.concatenate(parts) for parts in zip(*chains, strict=True)]
+    else:
+        run = _compiled(program.density, program.static, n_chains, *settings)
+        found = run(key, program.data, starts if n_chains > 1 else starts[0])
+    theta, divergent, n_steps = map(np.asarray, found)
     coefficients, shape = program.unpack(theta)
     return Chains(
-        coefficients,
-        shape,
-        np.asarray(fields["diverging"]),
-        np.asarray(fields["num_steps"], dtype=np.int64),
-        time.perf_counter() - start,
-    )
+        coefficients, shape, divergent, n_steps.astype(np.int64),
+        time.perf_counter() - began,
+    )  # fmt: skip
 
 
 def log_density(
@@ -143,20 +141,24 @@ def log_density(
 
 
 @lru_cache(maxsize=8)
-def _sampler(
+def _compiled(
     density: Callable[..., Any],
     static: tuple[Any, ...],
     n_chains: int,
     n_warmup: int,
     n_draws: int,
     target_acceptance: float,
-) -> Any:  # noqa: ANN401 - numpyro.infer.MCMC
-    """A compiled sampler, kept so that the next table of this shape finds it."""
+) -> Callable[..., Any]:
+    """A compiled run, kept so that the next table of this shape finds it.
+
+    As a whole: of its own accord the sampler compiles its loop in every run.
+    """
+    import jax
     import numpyro
     from numpyro import distributions
     from numpyro.infer import MCMC, NUTS
 
-    dimension, chain_method = static[0], static[1]
+    dimension = static[0]
 
     def model(data: dict[str, Any]) -> None:
         real = distributions.constraints.real
@@ -164,21 +166,32 @@ def _sampler(
         theta = numpyro.sample("theta", flat)
         numpyro.factor("log_density", density(static, data, theta))
 
-    kernel = NUTS(
-        model,
-        dense_mass=True,
-        target_accept_prob=target_acceptance,
-        init_strategy=numpyro.infer.init_to_value(values={"theta": np.zeros(dimension)}),
-    )
-    return MCMC(
-        kernel,
-        num_warmup=n_warmup,
-        num_samples=n_draws,
-        num_chains=n_chains,
-        chain_method=chain_method,
-        progress_bar=False,
-        jit_model_args=True,
-    )
+    def run(key: Any, data: dict[str, Any], starts: Any) -> tuple[Any, Any, Any]:  # noqa: ANN401
+        kernel = NUTS(
+            model,
+            dense_mass=True,
+            target_accept_prob=target_acceptance,
+            init_strategy=numpyro.infer.init_to_value(
+                values={"theta": np.zeros(dimension)}
+            ),
+        )
+        sampler = MCMC(
+            kernel,
+            num_warmup=n_warmup,
+            num_samples=n_draws,
+            num_chains=n_chains,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        sampler.run(
+            key, data, init_params={"theta": starts},
+            extra_fields=("diverging", "num_steps"),
+        )  # fmt: skip
+        fields = sampler.get_extra_fields(group_by_chain=True)
+        theta = sampler.get_samples(group_by_chain=True)["theta"]
+        return theta, fields["diverging"], fields["num_steps"]
+
+    return jax.jit(run)
 
 
 @dataclass(frozen=True)
