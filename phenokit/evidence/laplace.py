@@ -166,7 +166,7 @@ def _between(fit: NestedLaplace, lower: float) -> list[tuple[float, Array]]:
         (float(shape[k] + shape[k + 1]) / 2, (modes[k] + modes[k + 1]) / 2)
         for k in np.flatnonzero(mass[:-1] + mass[1:] > COARSE)
     ]
-    if mass[0] > NEAR_BOUND and shape[0] > lower:
+    if mass[0] > NEAR_BOUND and shape[0] > lower > -np.inf:
         slope = (modes[1] - modes[0]) / (shape[1] - shape[0])
         found.append((lower, modes[0] - slope * (shape[0] - lower)))
     return found

@@ -953,11 +953,10 @@ def _risk(
     if isinstance(model, HeckmanModel):
         return model.mean_outcome(coefficients, shape, design, population)
     p = model.probabilities(coefficients, shape, design)
-    if population == "all":
-        return p.case
-    if population == "untested":
-        return p.missed / np.exp(p.log_untested)
-    return logistic(p.log_positive - p.log_negative)
+    if population == "tested":
+        return logistic(p.log_positive - p.log_negative)
+    risk = p.case if population == "all" else p.missed / np.exp(p.log_untested)
+    return np.minimum(risk, 1.0)  # rounding may exceed it
 
 
 def _by_name(model: Model, table: RiskTable, drawn: _Draws) -> dict[str, Array]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from phenokit.evidence import laplace
 from phenokit.evidence.laplace import draw_weighted, fit_nested_laplace
 
 
@@ -37,6 +38,18 @@ class Normal:
         return -0.5 * (apart**2).sum(axis=1) + norm.logpdf(shape, 3, 0.5)
 
 
+class Unbounded(Normal):
+    """The same, where the shape may be negative, on a grid that ends within the mass."""
+
+    shape_bounds = (-np.inf, np.inf)
+
+    def grid(self):
+        return np.arange(2.9, 4.5, 0.05)
+
+    def starting_point(self):
+        return 3, np.zeros(2)
+
+
 def assert_drawn(reference, name, variant, model, drawn):
     of = (drawn.coefficients, drawn.shape, drawn.evaluated)
     named = reference.by_number(model, *of)
@@ -53,6 +66,13 @@ def test_a_normal_is_found_and_the_grid_widened_to_hold_it():
     assert mean == pytest.approx(3, abs=4 * 0.5 / np.sqrt(4_000))
     assert np.sqrt(weights @ (drawn.shape - mean) ** 2) == pytest.approx(0.5, rel=0.05)
     assert weights @ drawn.coefficients[:, 1] == pytest.approx(-9.25, abs=0.25)
+
+
+def test_a_shape_without_a_lower_bound_is_no_reason_to_look_at_minus_infinity(monkeypatch):
+    monkeypatch.setattr(laplace, "MOST_WIDENED", 3)
+    fit = fit_nested_laplace(Unbounded())
+    assert fit.mass[0] > laplace.NEAR_BOUND
+    assert np.isfinite(fit.shape).all()
 
 
 @pytest.mark.parametrize("variant", ["both", "exper"])

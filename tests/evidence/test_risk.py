@@ -231,6 +231,16 @@ def test_known_risk_of_the_untested_lies_in_its_interval():
     assert means == sorted(means, reverse=True)
 
 
+def test_a_feature_far_from_all_others_has_a_risk_between_0_and_1():
+    x, tested, outcome, _ = simulate(2_000)
+    fitted = SelectiveLabelsModel(checks=False, n_laplace=1_000).fit(x, tested, outcome)
+    far = np.array([[-200.0, 0, 0], [0, 60.0, 0], [60.0, 60, 60], [0, 0, 1e4]])
+    for population in ("all", "tested", "untested"):
+        draws = fitted.risk_draws(far, population)
+        assert np.isfinite(draws).all()
+        assert ((draws >= 0) & (draws <= 1)).all()
+
+
 def test_units_of_a_feature_change_only_its_coefficient():
     x, tested, outcome, _ = simulate(4_000)
     x["d"] = np.random.default_rng(1).normal(size=4_000).round(1)
