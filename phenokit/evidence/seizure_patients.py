@@ -310,7 +310,7 @@ def choose_threshold(
     limit
         False alarms per 24 h of evaluated time, all patients together.
     candidates
-        Thresholds to try; of equally good ones the highest is taken.
+        Thresholds to try; of equally good ones the middle one is taken.
 
     Raises
     ------
@@ -341,12 +341,15 @@ def choose_threshold(
         for theta, counts in tried
         if (counts.false_alarms_per_day or 0.0) <= limit
     ]
-    best, theta = max(allowed, default=(0.0, 0.0))
+    best = max((f1 for f1, _ in allowed), default=0.0)
     if best == 0:
         raise AnalysisRefused(
             f"No threshold finds a seizure with at most {limit} false alarms per 24 h; "
             "allow more, or train a better model."
         )
+    # The ends of the plateau fit these patients most closely, its middle the next ones.
+    equal = [theta for f1, theta in allowed if f1 == best]
+    theta = equal[(len(equal) - 1) // 2]
     chosen = replace(rule, theta_on=theta)
     scores = pool([score_recording(recording, chosen) for recording in recordings])
     return ThresholdChoice(chosen, scores, limit, tuple(tried))
