@@ -45,8 +45,9 @@ MEMORY_LIMIT = 16 << 20
 _LIVE_COPIES = 3
 """Arrays of a block's size that backward holds: probabilities, their gradient, one more."""
 
-_DENSE_BYTES = 1 << 20
-"""Below this size of all logits the blocks of `chunk` cost more than they save."""
+_DENSE_BYTES = 512 << 10
+_DENSE_BYTES_WITH_GRADIENTS = 2 << 20
+"""Below these sizes of all logits, the blocks of `chunk` cost more than they save."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ def mvpa(
             q.device.type,
             (q.shape[0], q.shape[1], q.shape[2], q.shape[3]),
             k.shape[1],
+            gradients=torch.is_grad_enabled() and q.requires_grad,
             element_bytes=q.element_size(),
         )
     if backend == "dense":
@@ -261,6 +263,7 @@ def choose_backend(
     shape: tuple[int, int, int, int],
     n_times: int,
     *,
+    gradients: bool = False,
     element_bytes: int = 4,
 ) -> Literal["dense", "chunk"]:
     """What ``backend="auto"`` takes: ``"dense"`` while all logits are small.
@@ -275,15 +278,18 @@ def choose_backend(
         Batch, segments of queries, channels, heads.
     n_times
         Segments of keys.
+    gradients
+        Whether backward follows, for which ``"chunk"`` computes its blocks again.
 
     Examples
     --------
-    >>> choose_backend("cpu", (1, 25, 8, 4), 25), choose_backend("cpu", (1, 25, 128, 4), 25)
+    >>> choose_backend("cpu", (1, 25, 7, 4), 25), choose_backend("cpu", (1, 25, 128, 4), 25)
     ('dense', 'chunk')
     """
     batch, queries, channels, heads = shape
     logits = batch * heads * queries * channels * n_times * channels * element_bytes
-    limit = _DENSE_BYTES if device == "cpu" else 64 * _DENSE_BYTES
+    limit = _DENSE_BYTES_WITH_GRADIENTS if gradients else _DENSE_BYTES
+    limit *= 1 if device == "cpu" else 64
     return "dense" if logits <= limit else "chunk"
 
 
@@ -455,31 +461,26 @@ def _probabilities(
 ) -> Float[Tensor, "batch kv_head query row token"]:
     """Softmax over all keys; any finite value for queries that see none."""
     n_times, device = parts.time.shape[-1], parts.query.device
-    visible = torch.zeros(1, len(sight.spans), n_times, dtype=torch.bool)
+    hidden = torch.ones(1, len(sight.spans), n_times, dtype=torch.bool)
     for step, (first, stop) in enumerate(sight.spans):
-        visible[:, step, first:stop] = True
-    content = rearrange(
-        parts.query @ parts.key[:, :, None].mT,
-        "batch kv query row (time channel) -> batch kv query row time channel",
-        time=n_times,
+        hidden[:, step, first:stop] = False
+    near, hidden = (
+        rearrange(x.to(device), "batch query time -> batch 1 query 1 time")
+        for x in (sight.near, hidden)
     )
-    near, visible = (
-        rearrange(x.to(device), "batch query time -> batch 1 query 1 time 1")
-        for x in (sight.near, visible)
-    )
-    logit = (
-        torch.where(near, content, 0) + parts.time[..., None] + parts.channel[..., None, :]
-    )
-    hidden = ~visible
-    if sight.key_mask is not None:
-        hidden = hidden | rearrange(
-            ~sight.key_mask,
-            "batch (time channel) -> batch 1 1 1 time channel",
-            time=n_times,
-        )
     # the lowest finite number, not -inf: a row without any key stays finite
-    logit = logit.masked_fill(hidden, torch.finfo(logit.dtype).min)
-    return logit.flatten(-2).softmax(-1)
+    lowest = torch.finfo(parts.query.dtype).min
+    logit = (parts.query @ parts.key[:, :, None].mT).unflatten(-1, (n_times, -1))
+    if any(sight.binds(step) for step in range(len(sight.spans))):
+        logit = torch.where(near[..., None], logit, 0)
+    logit += parts.time.masked_fill(hidden, lowest)[..., None]
+    logit += parts.channel[..., None, :]
+    logit = logit.flatten(-2)
+    if sight.key_mask is not None:
+        logit = logit.masked_fill(
+            rearrange(~sight.key_mask, "batch token -> batch 1 1 1 token"), lowest
+        )
+    return logit.softmax(-1)
 
 
 # --- chunk: blocks of one segment's queries ---------------------------------------------
