@@ -5,6 +5,7 @@ reference (NUTS). Their commands differ in the engine only, and so the list of j
 that is needed to find both again.
 """
 
+import atexit
 import gc
 import hashlib
 import json
@@ -278,6 +279,7 @@ def _model(job: str, stamp: float) -> SelectiveLabelsModel:
     # over, so that the slider answers in time.
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)
     return model
 
 

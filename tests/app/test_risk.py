@@ -395,6 +395,7 @@ def test_a_refused_reference_closes_the_numbers_of_the_quick_fit(
     assert "Estimated risk" in sent(app)
 
 
+@pytest.mark.slow
 def test_hostile_names_stand_on_the_page_as_text(page, finished_runs, tmp_path: Path):
     jobs = tmp_path / "jobs"
     shutil.copytree(finished_runs(feature=HOSTILE), jobs)
