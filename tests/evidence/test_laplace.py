@@ -15,12 +15,13 @@ class Normal:
 
     dimension = 2
     shape_bounds = (0.0, np.inf)
+    start = 5
 
     def grid(self):
         return np.arange(0.05, 3.0, 0.25)  # ends where half of the mass is yet to come
 
     def starting_point(self):
-        return 5, np.zeros(2)
+        return self.start, np.zeros(2)
 
     def mean(self, shape):
         return np.stack([shape, -(shape**2)], axis=-1)
@@ -42,12 +43,10 @@ class Unbounded(Normal):
     """The same, where the shape may be negative, on a grid that ends within the mass."""
 
     shape_bounds = (-np.inf, np.inf)
+    start = 3
 
     def grid(self):
         return np.arange(2.9, 4.5, 0.05)
-
-    def starting_point(self):
-        return 3, np.zeros(2)
 
 
 def assert_drawn(reference, name, variant, model, drawn):

@@ -49,11 +49,13 @@ def test_far_tails_of_unseen_risk_are_told_from_a_uniform_law():
     model = replace(model_of(*data), free=(0,))
     rng = np.random.default_rng(1)
     law = check_law(model, risk_checks._conclusion(model, rng), rng)
+    assert law is not None
     assert law.law == "normal"
     assert law.log_likelihood_gain > 3
     assert "fit normal unseen risk better than uniform" in law.flags()[0].message
     normal = replace(model, kind="normal", shape_scale=model.shape_scale / np.sqrt(12))
     back = check_law(normal, risk_checks._conclusion(normal, rng), rng)
+    assert back is not None
     assert back.log_likelihood_gain == pytest.approx(-law.log_likelihood_gain, abs=0.1)
     assert back.flags() == []
 
@@ -144,7 +146,7 @@ def test_a_fit_says_where_the_prevalence_contradicts_positive_selection():
         6_000, unseen=lambda rng, n: rng.uniform(0, 5, n) - 1.5, alpha=-1.5
     )
     fitted = SelectiveLabelsModel().fit(
-        pd.DataFrame(x, columns=["a", "b"]), tested, outcome,
+        pd.DataFrame(x, columns=pd.Index(["a", "b"])), tested, outcome,
         prevalence=float(case.mean()), prevalence_sd=0.005,
     )  # fmt: skip
     assert any("falls with unseen risk" in note for note in fitted.diagnostics_.notes)
