@@ -228,8 +228,8 @@ def replicate(
     counts = draw_table(coefficients, sigma, rng)
     totals = counts.sum(axis=0)
     record: dict[str, Any] = {
-        "prevalence": prevalence, "seed": seed, "engine": engine, "number": number,
-        "counts": [int(n) for n in totals],
+        "prevalence": prevalence, "seed": seed, "engine": engine, "draws": n_draws,
+        "number": number, "counts": [int(n) for n in totals],
     }  # fmt: skip
     if (totals == 0).any():
         return record | {"refused": "one class" if totals[2] else "no untested"}
@@ -341,12 +341,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    key = (arguments.prevalence, arguments.seed, arguments.engine)
+    key = (arguments.prevalence, arguments.seed, arguments.engine, arguments.draws)
     done = []
     if arguments.out.exists():
         lines = arguments.out.read_text("utf-8").splitlines()
         done = [json.loads(line) for line in lines if line.endswith("}")]
-    if any((one["prevalence"], one["seed"], one["engine"]) != key for one in done):
+    names = ("prevalence", "seed", "engine", "draws")
+    if any(tuple(one[name] for name in names) != key for one in done):
         raise SystemExit(f"{arguments.out} holds another run; name another file")
     records = []
     there = {one["number"] for one in done}

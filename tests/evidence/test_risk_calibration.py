@@ -131,7 +131,9 @@ def test_the_nested_laplace_fit_is_calibrated():
 def test_the_nested_laplace_fit_is_calibrated_where_nobody_or_everybody_is_a_case(
     prevalence,
 ):
-    assert_calibrated(list(replications(prevalence, 1_000, seed=1)))
+    # 4,000 draws reach too few of the far tail there: 92.3 % of the prevalences were
+    # inside their 95 % interval
+    assert_calibrated(list(replications(prevalence, 1_000, seed=1, n_draws=16_000)))
 
 
 @pytest.mark.slow
