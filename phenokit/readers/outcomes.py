@@ -277,4 +277,5 @@ def lab_tests(path: Path) -> pd.DataFrame:
         n_results=("value", "size"),
         median=("value", "median"),
     )
-    return table.sort_values(by="n_patients", ascending=False, kind="stable").reset_index()
+    most_used = np.argsort(-np.asarray(table["n_patients"]), kind="stable")
+    return table.iloc[most_used].reset_index()

@@ -320,6 +320,18 @@ def conflict_sentence(run: RiskRun) -> str:
     )
 
 
+def law_sentence(run: RiskRun) -> str:
+    """What another law of the unseen risk would say."""
+    law = run.diagnostics.get("other_law")
+    if not law or law["change"] is None:
+        return ""
+    gain, change = law["log_likelihood_gain"], law["change"]
+    return (
+        f"With {law['law']} unseen risk the log-likelihood changes by {gain:+.1f} (above "
+        f"+3 it would be preferred) and the risk of the untested by {100 * change:+.0f} %."
+    )
+
+
 def misfit_sentence(run: RiskRun) -> str:
     """Whether the model can produce the table."""
     misfit = run.diagnostics.get("misfit")
@@ -838,6 +850,7 @@ def _technical(run: RiskRun) -> str:
     found = run.diagnostics
     sentences = [
         gate_sentence(run), disagreement_sentence(run), misfit_sentence(run),
+        law_sentence(run),
         *found.get("notes", ()),
     ]  # fmt: skip
     settings = dict(run.manifest.get("settings", {}))

@@ -200,7 +200,7 @@ def test_a_far_prevalence_is_fitted_anew_or_said_to_be_provisional(both):
 def test_a_fit_is_restored_from_its_draws_and_answers_the_same(both, risk_reference):
     data = risk_reference.read(risk_reference.rare)
     diagnostics = json.loads(json.dumps(both.diagnostics_.to_json()))
-    again = clone(both).restore(
+    again = SelectiveLabelsModel(**both.get_params()).restore(
         data.X, data.tested, data.outcome,
         draws=both.draws_table(), free_draws=both.draws_table(stated=False),
         free_log_likelihood=both.free_log_likelihood,

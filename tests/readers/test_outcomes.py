@@ -119,9 +119,9 @@ def test_an_unknown_test_names_those_there_are(labs):
 
 
 def test_a_test_without_a_limit_or_with_two_is_refused(labs):
-    for limits in ({}, {"above": 1.0, "below": 2.0}):
+    for above, below in ((None, None), (1.0, 2.0)):
         with pytest.raises(BadInput) as refusal:
-            read_lab_outcome(labs, ["p1"], test="troponin T", **limits)
+            read_lab_outcome(labs, ["p1"], test="troponin T", above=above, below=below)
         assert refusal.value.code == "E_RANGE"
 
 
