@@ -213,7 +213,10 @@ def test_a_fit_is_restored_from_its_draws_and_answers_the_same(both, risk_refere
     for prevalence in (0.045, 0.06):  # one re-weighted, one fitted anew
         one, other = (model.reweight(prevalence, 0.002) for model in (again, both))
         assert one.diagnostics_.source == other.diagnostics_.source
-        assert one.diagnostics_.conflict.z == other.diagnostics_.conflict.z
+        conflicts = one.diagnostics_.conflict, other.diagnostics_.conflict
+        assert conflicts[0] is not None
+        assert conflicts[1] is not None
+        assert conflicts[0].z == conflicts[1].z
         pd.testing.assert_frame_equal(one.posterior_.summary, other.posterior_.summary)
 
 
