@@ -121,8 +121,9 @@ def assert_calibrated(records):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_nested_laplace_fit_is_calibrated():
-    assert_calibrated(list(replications(0.5, 1_000, seed=1)))
+    assert_calibrated(list(replications(0.5, 2_000, seed=1)))
 
 
 @pytest.mark.slow
