@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from datetime import date
 from pathlib import Path
 
@@ -323,3 +325,19 @@ def write_association_run(association_rows):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium, one for all tests: a second one in the process cannot start."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    # Without a sandbox only where the tests run as root, as in a container.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()

@@ -1,7 +1,6 @@
 """A real server in its own process, and Debian's Chromium."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from phenokit.networks.checkpoint import bundle_folders
 from phenokit.simulation.demo import write_demo_recordings
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
@@ -68,22 +66,6 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    if "ecg-demo" not in {folder.name for folder in bundle_folders()}:
-        pytest.skip("the model ecg-demo is not installed")
-    from playwright.sync_api import sync_playwright
-
-    # Without a sandbox only where the tests run as root, as in a container.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
 def start_app():
     """For a test that needs a server of its own."""
     return running_app
@@ -91,6 +73,8 @@ def start_app():
 
 @pytest.fixture(scope="session")
 def address(browser, demo_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    if "ecg-demo" not in {folder.name for folder in bundle_folders()}:
+        pytest.skip("the model ecg-demo is not installed")
     with running_app(demo_folder, tmp_path_factory.mktemp("log") / "log") as address:
         yield address
 

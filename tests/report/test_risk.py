@@ -1,6 +1,5 @@
 import base64
 import json
-import os
 import re
 import shutil
 from html import escape, unescape
@@ -270,34 +269,25 @@ OVERLAPS = """() => {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_draws_every_figure_and_asks_for_nothing(page, tmp_path, scheme):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
+def test_a_browser_draws_every_figure_and_asks_for_nothing(page, browser, tmp_path, scheme):
     (tmp_path / "report.html").write_text(page)
     asked, complaints = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox"] if os.geteuid() == 0 else [],
-        )
-        shown = browser.new_page(
-            viewport={"width": 1100, "height": 900}, color_scheme=scheme
-        )
-        shown.on("request", lambda request: asked.append(request.url))
-        shown.on("console", lambda message: complaints.append(message.text))
-        shown.on("pageerror", lambda error: complaints.append(str(error)))
-        shown.goto((tmp_path / "report.html").as_uri())
-        shown.wait_for_function(
-            "document.querySelectorAll('[data-figure] svg .xy').length >= 12"
-        )
-        n_texts, overlaps = shown.evaluate(OVERLAPS)
-        ink = shown.evaluate(
-            "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
-        )
-        browser.close()
+    context = browser.new_context(
+        viewport={"width": 1100, "height": 900}, color_scheme=scheme
+    )
+    shown = context.new_page()
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.on("console", lambda message: complaints.append(message.text))
+    shown.on("pageerror", lambda error: complaints.append(str(error)))
+    shown.goto((tmp_path / "report.html").as_uri())
+    shown.wait_for_function(
+        "document.querySelectorAll('[data-figure] svg .xy').length >= 12"
+    )
+    n_texts, overlaps = shown.evaluate(OVERLAPS)
+    ink = shown.evaluate(
+        "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+    )
+    context.close()
     assert asked == [(tmp_path / "report.html").as_uri()]
     assert complaints == []
     assert n_texts > 200
