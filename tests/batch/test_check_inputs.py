@@ -211,6 +211,7 @@ def test_cases_stay_within_time_and_memory(audited):
     assert max(quick.values()) < 0.05, quick
 
 
+@pytest.mark.slow
 def test_order_and_number_of_workers_change_no_row(audited, tmp_path):
     cases = manifest()[::-1]
     folder = part_of(tmp_path / "reversed", cases)
