@@ -7,9 +7,10 @@
 Parameters are drawn from the prior and kept with the chance that the stated prevalence's
 factor ``exp(-w (pihat - pi)²)`` gives them; a table of 5,000 patients in the 8 cells of 3
 binary features is drawn from them, and fitted. If the fit is right, the rank of the truth
-among 63 independent posterior draws is uniform on 0 to 63, for every parameter and for the
-log-likelihood, which depends on the table as well (Talts et al., arXiv 1804.06788; Modrák
-et al., Bayesian Analysis 2025, doi:10.1214/23-BA1404).
+among 63 independent posterior draws is uniform on 0 to 63, for every parameter, for the
+log-likelihood, which depends on the table as well, and for the distance of the prevalence
+from the stated one, without which a fit that forgets what is stated would pass (Talts et
+al., arXiv 1804.06788; Modrák et al., Bayesian Analysis 2025, doi:10.1214/23-BA1404).
 
 Draws of the nested Laplace fit carry importance weights and are laid out along sigma, so
 that they are drawn anew, independently and by weight, before they are ranked. NUTS runs one
@@ -45,7 +46,6 @@ from phenokit.evidence.selective_labels import (
     SHAPE_SCALE,
     BernoulliModel,
     Cells,
-    Evaluated,
 )
 
 Engine = Literal["laplace", "nuts"]
@@ -68,7 +68,9 @@ PARAMETERS = (
 )
 QUANTITIES = (
     *PARAMETERS, "prevalence", "risk_tested", "risk_untested", "log_likelihood",
+    "distance",
 )  # fmt: skip
+"""The last is the distance of the prevalence from the stated one."""
 
 
 # --- ranks ----------------------------------------------------------------------------
@@ -171,12 +173,13 @@ class Fitted:
 
 
 def quantities_of(
-    coefficients: np.ndarray, shape: np.ndarray, found: Evaluated
+    model: BernoulliModel, coefficients: np.ndarray, shape: np.ndarray
 ) -> np.ndarray:
     """All quantities, ``(draw, quantity)``."""
+    found = model.evaluate(coefficients, shape)
     return np.column_stack(
         [coefficients, shape, found.prevalence, found.risk_tested, found.risk_untested,
-         found.log_likelihood]
+         found.log_likelihood, np.abs(found.prevalence - model.prevalence)]
     )  # fmt: skip
 
 
@@ -186,7 +189,7 @@ def fit_laplace(
     """Nested Laplace fit with Pareto-smoothed weights, and independent draws by weight."""
     drawn = draw_weighted(model, fit, n_draws, rng)
     smoothed = drawn.smoothed
-    draws = quantities_of(drawn.coefficients, drawn.shape, drawn.evaluated)
+    draws = quantities_of(model, drawn.coefficients, drawn.shape)
     why = ""
     if smoothed.k_hat > smoothed.k_limit:
         why = "k-hat"
@@ -205,7 +208,7 @@ def fit_nuts(model: BernoulliModel, fit: NestedLaplace, rng: np.random.Generator
         seed=int(rng.integers(1 << 31)),
     )  # fmt: skip
     coefficients, shape = chain.coefficients[0], chain.shape[0]
-    draws = quantities_of(coefficients, shape, model.evaluate(coefficients, shape))
+    draws = quantities_of(model, coefficients, shape)
     each = draws.T[:, None, :]
     why = ""
     if chain.divergent.any():
@@ -242,8 +245,7 @@ def replicate(
         found = fit_nuts(model, fit, rng)
     else:
         found = fit_laplace(model, fit, n_draws, rng)
-    evaluated = model.evaluate(coefficients[None], np.array([sigma]))
-    truth = quantities_of(coefficients[None], np.array([sigma]), evaluated)[0]
+    truth = quantities_of(model, coefficients[None], np.array([sigma]))[0]
     below = found.weights @ (found.draws < truth)
     record |= {
         "ranks": [int(rank) for rank in ranks_of(truth, found.thinned, rng)],

@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from benchmarks import risk_calibration
 from benchmarks.risk_calibration import (
     LEVELS,
     PREVALENCE_SD,
@@ -16,12 +17,14 @@ from benchmarks.risk_calibration import (
     distance_p,
     draw_constrained,
     draw_table,
+    fit_laplace,
     holm,
     model_of,
     patterns,
     ranks_of,
     replications,
 )
+from phenokit.evidence.laplace import fit_nested_laplace
 
 
 def ranks_of_a_binomial(n, *, too_many=0, narrower=1.0):
@@ -118,6 +121,16 @@ def assert_calibrated(records):
     bands = np.array([coverage_band(level, found.n) for level in LEVELS])
     assert (found.coverage >= bands[:, 0]).all()
     assert (found.coverage <= bands[:, 1]).all()
+
+
+@pytest.mark.slow
+def test_a_fit_that_forgets_the_prevalence_is_caught(monkeypatch):
+    def forgetful(model, fit, n_draws, rng):
+        free = model.without_prevalence()
+        return fit_laplace(free, fit_nested_laplace(free), n_draws, rng)
+
+    monkeypatch.setattr(risk_calibration, "fit_laplace", forgetful)
+    assert calibration_of(list(replications(0.5, 100, seed=1))).smallest < SMALLEST_P
 
 
 @pytest.mark.slow
