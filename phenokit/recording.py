@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from phenokit.errors import BadInput
 
@@ -81,6 +82,40 @@ class Recording:
     def channel(self, name: str) -> Float[np.ndarray, " sample"]:
         """Signal of one channel."""
         return self.signal[self.channels.index(name)]
+
+
+@runtime_checkable
+class LongRecording(Protocol):
+    """A recording of hours, of which pieces are read: a file, or a simulation.
+
+    Attributes
+    ----------
+    record_id, channels, sampling_rate, unit
+        As of a `Recording`; `unit` is empty where the file does not state it.
+    n_samples
+        In each channel.
+    """
+
+    @property
+    def record_id(self) -> str: ...  # noqa: D102
+    @property
+    def channels(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def sampling_rate(self) -> float | int: ...  # noqa: D102
+    @property
+    def unit(self) -> str: ...  # noqa: D102
+    @property
+    def n_samples(self) -> int: ...  # noqa: D102
+
+    def samples(self, first: int, stop: int) -> Float32[np.ndarray, "channel sample"]:
+        """Samples `first` to before `stop` of every channel; NaN where none was recorded.
+
+        Parameters
+        ----------
+        first, stop
+            Inside the recording.
+        """
+        ...
 
 
 @dataclass(frozen=True)

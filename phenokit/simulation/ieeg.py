@@ -217,9 +217,25 @@ class SimulatedIEEG:
         return self.patient.electrodes.names
 
     @property
+    def record_id(self) -> str:
+        """That of the patient."""
+        return self.patient.patient_id
+
+    @property
+    def unit(self) -> str:
+        """Microvolts."""
+        return "uV"
+
+    @property
     def duration(self) -> float:
         """Seconds."""
         return self.n_samples / self.sampling_rate
+
+    def samples(self, first: int, stop: int) -> Float32[np.ndarray, "channel sample"]:
+        """Samples `first` to before `stop` (µV); NaN in a gap."""
+        if first == stop:
+            return np.empty((len(self.channels), 0), dtype=np.float32)
+        return next(self.blocks(stop - first, first=first, stop=stop))
 
     def blocks(
         self, n_samples: int, *, first: int = 0, stop: int | None = None
@@ -251,9 +267,8 @@ class SimulatedIEEG:
     def read(self, begin: float | int, end: float | int) -> Recording:
         """A stretch of the recording, between two times in seconds."""
         first, stop = (round(t * self.sampling_rate) for t in (begin, end))
-        parts = list(self.blocks(max(stop - first, 1), first=first, stop=stop))
         return Recording(
-            signal=parts[0].astype(np.float64),
+            signal=self.samples(first, stop).astype(np.float64),
             channels=self.channels,
             sampling_rate=float(self.sampling_rate),
             record_id=self.patient.patient_id,

@@ -1,0 +1,1 @@
+"""Seizure probabilities of a recording that arrives piece by piece."""
