@@ -280,19 +280,47 @@ class Attention(nn.Module):
         backend: Backend = "auto",
     ) -> Float[Tensor, "batch query channel feature"]:
         """What the last `n_queries` segments (``None``: all) gather from their past."""
+        k, v = self.keys_values(n)
+        last = n[:, -(n_queries or n.shape[1]) :]
+        return self.attend(last, k, v, P, Q, grid, backend=backend)
+
+    def keys_values(
+        self, n: Float[Tensor, "batch time channel feature"]
+    ) -> tuple[
+        Float[Tensor, "batch time channel kv_head feature_of_head"],
+        Float[Tensor, "batch time channel kv_head feature_of_head"],
+    ]:
+        """What each token shows to the tokens that look at it."""
         kv_heads = "... (kv d) -> ... kv d"
-        kv = self.n_kv_heads
+        k, v = self.c_attn(n).chunk(2, -1)
+        return (
+            rearrange(k, kv_heads, kv=self.n_kv_heads),
+            rearrange(v, kv_heads, kv=self.n_kv_heads),
+        )
+
+    def attend(
+        self,
+        n: Float[Tensor, "batch query channel feature"],
+        k: Float[Tensor, "batch time channel kv_head feature_of_head"],
+        v: Float[Tensor, "batch time channel kv_head feature_of_head"],
+        P: Float[Tensor, "time_row feature"],
+        Q: Float[Tensor, "channel_row feature"],
+        grid: Grid,
+        *,
+        backend: Backend = "auto",
+    ) -> Float[Tensor, "batch query channel feature"]:
+        """What `n`, the last segments of those that `k` and `v` stem from, gathers."""
+        kv_heads, kv = "... (kv d) -> ... kv d", self.n_kv_heads
         q = rearrange(
-            self.q_attn(n[:, -(n_queries or n.shape[1]) :]),
+            self.q_attn(n),
             "batch query channel (head d) -> batch query channel head d",
             head=self.n_heads,
         )
-        k, v = (rearrange(x, kv_heads, kv=kv) for x in self.c_attn(n).chunk(2, -1))
         keep_time = keep_chan = None
         if self.training and self.dropout:
             keep_time, keep_chan = (
                 draw_keep(size, self.dropout, generator=torch.default_generator).to(n)
-                for size in n.shape[1:3]
+                for size in k.shape[1:3]
             )
         y = mvpa(
             q,

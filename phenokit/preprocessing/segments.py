@@ -229,10 +229,8 @@ def find_faults(
     kinds: tuple[Fault, ...] = ("missing", "flat", "clipped", "mains")
     table = np.stack([missing, flat, clipped, mains])
     return tuple(
-        kinds[first] if any_ else None
-        for first, any_ in zip(
-            table.argmax(axis=0).tolist(), table.any(axis=0).tolist(), strict=True
-        )
+        next((kind for kind, holds in zip(kinds, column, strict=True) if holds), None)
+        for column in table.T.tolist()
     )
 
 
