@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from phenokit.evidence.associations import associate
     from phenokit.evidence.risk import SelectiveLabelsModel
-    from phenokit.pipeline import explain, load_model, score_ecg
+    from phenokit.pipeline import explain, load_model, score_ecg, score_ieeg
     from phenokit.readers.ecg import read_ecg
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "load_model",
     "read_ecg",
     "score_ecg",
+    "score_ieeg",
 ]
 
 _HOME = {
@@ -28,6 +29,7 @@ _HOME = {
     "read_ecg": "phenokit.readers.ecg",
     "load_model": "phenokit.pipeline",
     "score_ecg": "phenokit.pipeline",
+    "score_ieeg": "phenokit.pipeline",
     "explain": "phenokit.pipeline",
 }
 

@@ -129,6 +129,9 @@ CODES: dict[str, str] = {
     "W_WINDOW": "Only part of the recording was scored.",
     "W_DERIVED": "Leads were derived from others.",
     "W_POLARITY": "The signal was inverted by its header; the sign was applied.",
+    "W_AMPLITUDE": "The amplitude is not that of an intracranial EEG in microvolts.",
+    "W_CHANNELS": "More than a tenth of the signal could not be used.",
+    "W_ORDER": "The channels are in another order than the model was trained on.",
     "W_THRESHOLD": "A probability lies on its threshold.",
     "W_COLLINEAR": "A covariate repeats others and was dropped.",
     # risk of the tested and the untested

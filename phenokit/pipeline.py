@@ -7,17 +7,23 @@
     scored    Calibration      probabilities; or an abstention, with its reason
     findings  Finding          each logit as the sum of its prototypes' contributions
 
+An intracranial EEG of hours goes another way, piece by piece:
+
+    monitor   SeizureMonitor   segments, their status, probability and contributions
+    events    find_events      seizures, by a deterministic rule
+    coverage  coverage_of      what was evaluated at all: the rest is not "no seizure"
+
 Torch is imported when a model is loaded, not before.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Int8
 
 from phenokit.errors import CODES, BadInput, BundleError, Outcome, first_code, outcome_of
 from phenokit.evidence.prototypes import (
@@ -28,14 +34,16 @@ from phenokit.evidence.prototypes import (
     contributions,
     percentile,
 )
+from phenokit.evidence.seizures import Coverage, coverage_of, find_events
 from phenokit.evidence.trust import Calibration, Trust
 from phenokit.networks.checkpoint import Bundle, load_bundle
 from phenokit.preprocessing.contract import InputContract, for_display, prepare
 from phenokit.preprocessing.quality import Quality, assess_quality
 from phenokit.readers.ecg import read_ecg
-from phenokit.recording import Notice, Recording
+from phenokit.recording import Event, LongRecording, Notice, Recording, SegmentStatus
 
 if TYPE_CHECKING:
+    from phenokit.monitor import CoverageRule, IEEGModel, SegmentResult, SeizureMonitor
     from phenokit.networks.prototype import PrototypeNetwork
 
 BATCH = 16
@@ -44,6 +52,15 @@ recording do not depend on how many others came with it."""
 
 THRESHOLD_MARGIN = 1e-4
 """A probability this near its threshold may fall on the other side on other hardware."""
+
+READ_SECONDS = 60
+"""Of an intracranial EEG that are in memory at a time."""
+
+FEW_MASKED = 0.1
+"""More than this share of the signal masked is worth a warning."""
+
+PLAUSIBLE_AMPLITUDE = (0.1, 10_000.0)
+"""Microvolts; outside, the unit is probably another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +143,61 @@ class Explanation:
 
     scored: ScoredECG
     findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredIEEG:
+    """What became of one intracranial EEG.
+
+    Attributes
+    ----------
+    outcome, code, all_codes, message
+        As of a `ScoredECG`. Where nothing was evaluated the code is ``A_MISSING``.
+    channels
+        Those that were scored, in the order in which the model read them.
+    order_policy
+        ``"montage"``, or ``"as_recorded"``.
+    dropped
+        Channels that are no contacts (ECG, triggers ...), with the reason.
+    bad
+        Channels that could not be used for a while: the commonest reason, and the share of
+        the recorded segments.
+    probability
+        Of a seizure in each segment; NaN where it was not evaluated.
+    status
+        `SegmentStatus` of each segment.
+    contribution
+        Of each channel to the logit of each segment, which is their sum; NaN where the
+        channel could not be used or the segment was not evaluated.
+    segment_duration, duration
+        Seconds, of a segment and of the recording.
+    events
+        Seizures; none is not the same as none found where `coverage` is not whole.
+    coverage
+        What was evaluated.
+    notices
+        Each code that holds, with its sentence.
+    """
+
+    record_id: str
+    outcome: Outcome
+    code: str
+    all_codes: tuple[str, ...]
+    message: str
+    model: str
+    bundle_hash: str
+    channels: tuple[str, ...]
+    order_policy: str
+    dropped: Mapping[str, str]
+    bad: Mapping[str, tuple[str, float]]
+    probability: Float[np.ndarray, " segment"]
+    status: Int8[np.ndarray, " segment"]
+    contribution: Float32[np.ndarray, "segment channel"]
+    segment_duration: float
+    duration: float
+    events: tuple[Event, ...]
+    coverage: Coverage
+    notices: tuple[Notice, ...]
 
 
 def load_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
@@ -282,6 +354,42 @@ def source_recording(prototype: Prototype, model: ECGModel) -> Recording | None:
         if path.is_file():
             return for_display(read_ecg(path, root=Path(folder)), model.contract)
     return None
+
+
+def score_ieeg(
+    recording: LongRecording,
+    model: "IEEGModel",
+    *,
+    coverage_rule: "CoverageRule | None" = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScoredIEEG:
+    """Find the seizures of one intracranial EEG; it ends in exactly one outcome.
+
+    Parameters
+    ----------
+    recording
+        Of any length; a minute of it is in memory at a time. Its attributes `dropped` and
+        `bad` (channel to reason), if it has them, are respected and passed on.
+    model
+        What `phenokit.monitor.load_ieeg_model` gave.
+    coverage_rule
+        When a segment is evaluated; by default half of the channels and of the window.
+    progress
+        Called with the number of segments done and of all.
+
+    Returns
+    -------
+    ScoredIEEG
+        Bit-equal to what a `SeizureMonitor` says that is fed the recording in any pieces.
+    """
+    refused = _refusals(recording, model)
+    if refused:
+        return _scored_ieeg(recording, model, refused)
+    try:
+        monitor, results = _monitor(recording, model, coverage_rule, progress)
+    except BadInput as error:
+        return _scored_ieeg(recording, model, (Notice(error.code, str(error)),))
+    return _scored_ieeg(recording, model, monitor.notices, monitor=monitor, results=results)
 
 
 # --- steps ------------------------------------------------------------------------------
@@ -452,3 +560,188 @@ def _prototypes(bundle: Bundle) -> tuple[Prototype, ...]:
 def _plain_rows(table: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pandas lazily
     """Rows as dictionaries in which a missing value is ``None``."""
     yield from table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+# --- steps of an intracranial EEG -------------------------------------------------------
+
+
+def _refusals(recording: LongRecording, model: "IEEGModel") -> tuple[Notice, ...]:
+    from phenokit.monitor import refusals
+
+    found = refusals(
+        model,
+        channels=recording.channels,
+        sampling_rate=recording.sampling_rate,
+        unit=recording.unit,
+    )
+    duration = recording.n_samples / recording.sampling_rate
+    needed = model.n_segments * model.segments.duration
+    if duration < needed:
+        message = f"The recording lasts {duration:g} s; the model needs {needed:g} s."
+        found = (*found, Notice("A_DURATION", message))
+    return found
+
+
+def _monitor(
+    recording: LongRecording,
+    model: "IEEGModel",
+    coverage_rule: "CoverageRule | None",
+    progress: Callable[[int, int], None] | None,
+) -> tuple["SeizureMonitor", list["SegmentResult"]]:
+    """Feed a recording to a monitor."""
+    from phenokit.monitor import CoverageRule, SeizureMonitor
+
+    monitor = SeizureMonitor(
+        model,
+        channels=recording.channels,
+        sampling_rate=recording.sampling_rate,
+        unit=recording.unit,
+        bad=getattr(recording, "bad", {}),
+        coverage_rule=coverage_rule or CoverageRule(),
+    )
+    results: list[SegmentResult] = []
+    step = round(READ_SECONDS * recording.sampling_rate)
+    seconds = recording.n_samples / recording.sampling_rate
+    n_segments = int(seconds / model.segments.duration)
+    for first in range(0, recording.n_samples, step):
+        stop = min(first + step, recording.n_samples)
+        results += monitor.feed(recording.samples(first, stop))
+        if progress is not None:
+            progress(len(results), n_segments)
+    results += monitor.finish()
+    if progress is not None:
+        progress(len(results), len(results))
+    return monitor, results
+
+
+def _scored_ieeg(
+    recording: LongRecording,
+    model: "IEEGModel",
+    notices: Sequence[Notice],
+    *,
+    monitor: "SeizureMonitor | None" = None,
+    results: Sequence["SegmentResult"] = (),
+) -> ScoredIEEG:
+    channels = recording.channels if monitor is None else monitor.channels
+    probability = np.array([r.probability for r in results], dtype=np.float64)
+    status = np.array([r.status for r in results], dtype=np.int8)
+    duration = model.segments.duration
+    coverage = coverage_of(status, segment_duration=duration)
+    events: tuple[Event, ...] = ()
+    if monitor is not None:
+        notices = [*notices, *_coverage_notices(results, coverage, len(channels))]
+    if coverage.evaluated:
+        events = find_events(
+            probability, status, rule=model.event_rule, segment_duration=duration
+        )
+        notices = [*notices, *_amplitude_notices(results)]
+        notices = [*notices, *_threshold_notices(probability, status, events, model)]
+    code = first_code(n.code for n in notices)
+    message = next((n.message for n in notices if n.code == code), CODES["OK"])
+    return ScoredIEEG(
+        record_id=recording.record_id,
+        outcome=outcome_of(code),
+        code=code,
+        all_codes=tuple(dict.fromkeys(n.code for n in notices)) or ("OK",),
+        message=message,
+        model=model.name,
+        bundle_hash=model.bundle_hash,
+        channels=channels,
+        order_policy="as_recorded" if monitor is None else monitor.order_policy,
+        dropped=getattr(recording, "dropped", {}),
+        bad=_bad_channels(channels, results),
+        probability=probability,
+        status=status,
+        contribution=np.stack([r.contribution for r in results])
+        if results
+        else np.empty((0, len(channels)), dtype=np.float32),
+        segment_duration=duration,
+        duration=recording.n_samples / recording.sampling_rate,
+        events=events,
+        coverage=coverage,
+        notices=tuple(notices),
+    )
+
+
+def _recorded(results: Sequence["SegmentResult"]) -> list["SegmentResult"]:
+    """Segments that are no gap: what is wrong with all channels is wrong with none."""
+    return [r for r in results if r.status != SegmentStatus.GAP]
+
+
+def _bad_channels(
+    channels: Sequence[str], results: Sequence["SegmentResult"]
+) -> dict[str, tuple[str, float]]:
+    recorded = _recorded(results)
+    bad = {}
+    for channel in channels:
+        reasons = [r.faults[channel] for r in recorded if channel in r.faults]
+        if reasons:
+            commonest = max(dict.fromkeys(reasons), key=reasons.count)
+            bad[channel] = (commonest, len(reasons) / len(recorded))
+    return bad
+
+
+def _coverage_notices(
+    results: Sequence["SegmentResult"], coverage: Coverage, n_channels: int
+) -> list[Notice]:
+    if not coverage.evaluated:
+        return [
+            Notice("A_MISSING", "No segment could be evaluated; this is not "
+                   "the absence of seizures.")
+        ]  # fmt: skip
+    notices = []
+    lost = sum(coverage.seconds[s] for s in (SegmentStatus.GAP, SegmentStatus.FEW_CHANNELS))
+    if lost:
+        notices.append(
+            Notice(
+                "W_WINDOW",
+                f"{coverage.evaluated_seconds:g} s were evaluated; {lost:g} s were not "
+                "recorded or had too few usable channels.",
+            )
+        )
+    recorded = _recorded(results)
+    masked = sum(len(r.faults) for r in recorded) / (len(recorded) * n_channels)
+    if masked > FEW_MASKED:
+        notices.append(
+            Notice("W_CHANNELS", f"{100 * masked:.0f} % of the signal could not be used.")
+        )
+    return notices
+
+
+def _amplitude_notices(results: Sequence["SegmentResult"]) -> list[Notice]:
+    low, high = PLAUSIBLE_AMPLITUDE
+    evaluated = [r for r in results if r.status == SegmentStatus.EVALUATED]
+    strange = [r.amplitude for r in evaluated if not low <= r.amplitude <= high]
+    if not strange:
+        return []
+    return [
+        Notice(
+            "W_AMPLITUDE",
+            f"In {len(strange)} of {len(evaluated)} segments the amplitude of the median "
+            f"channel is not between {low:g} and {high:g} µV (one is {strange[0]:.3g} µV): "
+            "check the unit.",
+        )
+    ]
+
+
+def _threshold_notices(
+    probability: Float[np.ndarray, " segment"],
+    status: Int8[np.ndarray, " segment"],
+    events: Sequence[Event],
+    model: "IEEGModel",
+) -> list[Notice]:
+    """Whether other thresholds, hardly different, would find other events."""
+    rule = model.event_rule
+    spans = [(event.onset, event.offset) for event in events]
+    for shift in (-THRESHOLD_MARGIN, THRESHOLD_MARGIN):
+        other = replace(
+            rule,
+            theta_on=min(max(rule.theta_on + shift, THRESHOLD_MARGIN), 1.0),
+            theta_off=max(rule.off + shift, THRESHOLD_MARGIN / 2),
+        )
+        found = find_events(
+            probability, status, rule=other, segment_duration=model.segments.duration
+        )
+        if [(event.onset, event.offset) for event in found] != spans:
+            return [Notice("W_THRESHOLD", "An event begins or ends on a threshold.")]
+    return []
