@@ -48,3 +48,19 @@ def ratio_interval(
     error = np.sqrt(1 / cases[0] - 1 / n[0] + 1 / cases[1] - 1 / n[1])
     factor = float(np.exp(Z_95 * error))
     return ratio, ratio / factor, ratio * factor
+
+
+def poisson_interval(count: int) -> tuple[float, float]:
+    """Exact 95 % interval of the mean of a Poisson count (Garwood 1936).
+
+    Divided by the time in which it was counted, it is the interval of a rate.
+
+    Examples
+    --------
+    >>> [round(limit, 3) for limit in poisson_interval(0) + poisson_interval(3)]
+    [0.0, 3.689, 0.619, 8.767]
+    """
+    from scipy.stats import chi2
+
+    low = 0.0 if count == 0 else float(chi2.ppf(0.025, 2 * count) / 2)
+    return low, float(chi2.ppf(0.975, 2 * count + 2) / 2)
