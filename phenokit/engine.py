@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phenokit.errors import PhenoKitError
 from phenokit.evidence.prototypes import Prototype
@@ -22,12 +22,17 @@ from phenokit.pipeline import (
     ECGModel,
     Explanation,
     ScoredECG,
+    ScoredIEEG,
     explain_scored,
-    load_model,
+    load_ecg_model,
     score_ecg,
+    score_ieeg,
     source_recording,
 )
-from phenokit.recording import Recording
+from phenokit.recording import LongRecording, Recording
+
+if TYPE_CHECKING:
+    from phenokit.monitor import IEEGModel
 
 
 class EngineBusy(PhenoKitError):
@@ -71,6 +76,7 @@ class Engine:
         self._max_batch = max_batch
         self._window = window
         self._models: dict[str, ECGModel] = {}
+        self._ieeg_models: dict[str, IEEGModel] = {}
         self._asked: set[str] = set()
         self._queue: queue.Queue[_Job | None] = queue.Queue(maxsize=max_waiting)
         self._worker = threading.Thread(target=self._work, name="phenokit", daemon=True)
@@ -106,6 +112,19 @@ class Engine:
         """What `pipeline.explain` says; scored together with whoever asks meanwhile."""
         scored = self.score_ecg(recording, model, open_abstained=open_abstained)
         return explain_scored(scored, self.model(model))
+
+    def score_ieeg(self, recording: LongRecording, model: str) -> ScoredIEEG:
+        """What `pipeline.score_ieeg` says.
+
+        For minutes of a recording: hours would keep all others waiting, and are a job for
+        a process of its own (`phenokit.jobs`).
+        """
+        return self.run(lambda: score_ieeg(recording, self._ieeg_model(model))).result()
+
+    def ieeg_model(self, name: str) -> "IEEGModel":
+        """As `model`, of a bundle for intracranial EEG."""
+        loaded = self._ieeg_models.get(name)
+        return loaded or self.run(lambda: self._ieeg_model(name)).result()
 
     def source_recording(self, prototype: Prototype, model: str) -> Recording | None:
         """The recording of a prototype; ``None`` where it is not at hand."""
@@ -184,8 +203,15 @@ class Engine:
     def _model(self, name: str) -> ECGModel:
         """Only the worker calls this, so a model is never loaded twice."""
         if name not in self._models:
-            self._models[name] = load_model(name, device=self._device)
+            self._models[name] = load_ecg_model(name, device=self._device)
         return self._models[name]
+
+    def _ieeg_model(self, name: str) -> "IEEGModel":
+        from phenokit.monitor import load_ieeg_model
+
+        if name not in self._ieeg_models:
+            self._ieeg_models[name] = load_ieeg_model(name, device=self._device)
+        return self._ieeg_models[name]
 
 
 def _settle(future: Future, function: Callable[[], Any] | None) -> None:

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float32, Shaped
 
 from phenokit.errors import BadInput, BundleError
-from phenokit.evidence.seizures import EventRule
+from phenokit.evidence.seizures import HALF, CoverageRule, EventRule
 from phenokit.networks.checkpoint import Bundle, load_bundle
 from phenokit.networks.mvpformer import (
     IEEGContract,
@@ -55,22 +55,6 @@ KIND = "ieeg-mvpformer"
 STATE_VERSION = 1
 
 Streaming = Literal["exact", "cached"]
-
-
-@dataclass(frozen=True)
-class CoverageRule:
-    """When a segment is evaluated.
-
-    Attributes
-    ----------
-    min_channels
-        Least share of its channels that can be used; one is needed in any case.
-    min_tokens
-        Least share of all channels of all segments of the window.
-    """
-
-    min_channels: float = 0.5
-    min_tokens: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +135,11 @@ def load_ieeg_model(name_or_path: str | Path, *, device: str = "auto") -> IEEGMo
     BundleError
         If the bundle is damaged, is of another kind, or does not fit its network.
     """
-    bundle = load_bundle(name_or_path)
+    return build_ieeg_model(load_bundle(name_or_path), device=device)
+
+
+def build_ieeg_model(bundle: Bundle, *, device: str = "auto") -> IEEGModel:
+    """The model of a bundle; see `load_ieeg_model`."""
     if bundle.config.get("kind") != KIND:
         raise BundleError("E_VERSION", f"{bundle.name} is no model of intracranial EEG.")
     config = MVPFormerConfig.from_dict(bundle.config["network"])
@@ -309,7 +297,7 @@ class SeizureMonitor:
         sampling_rate: float | int,
         unit: str = "uV",
         bad: Mapping[str, str] | Collection[str] = (),
-        coverage_rule: CoverageRule = CoverageRule(),
+        coverage_rule: CoverageRule = HALF,
     ) -> None:
         for refusal in refusals(
             model, channels=channels, sampling_rate=sampling_rate, unit=unit

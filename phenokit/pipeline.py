@@ -18,7 +18,7 @@ Torch is imported when a model is loaded, not before.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,14 @@ from phenokit.evidence.prototypes import (
     contributions,
     percentile,
 )
-from phenokit.evidence.seizures import Coverage, coverage_of, find_events
+from phenokit.evidence.seizures import (
+    HALF,
+    Coverage,
+    CoverageRule,
+    EventRule,
+    coverage_of,
+    find_events,
+)
 from phenokit.evidence.trust import Calibration, Trust
 from phenokit.networks.checkpoint import Bundle, load_bundle
 from phenokit.preprocessing.contract import InputContract, for_display, prepare
@@ -43,7 +50,7 @@ from phenokit.readers.ecg import read_ecg
 from phenokit.recording import Event, LongRecording, Notice, Recording, SegmentStatus
 
 if TYPE_CHECKING:
-    from phenokit.monitor import CoverageRule, IEEGModel, SegmentResult, SeizureMonitor
+    from phenokit.monitor import IEEGModel, SegmentResult, SeizureMonitor
     from phenokit.networks.prototype import PrototypeNetwork
 
 BATCH = 16
@@ -177,6 +184,8 @@ class ScoredIEEG:
         What was evaluated.
     notices
         Each code that holds, with its sentence.
+    event_rule, coverage_rule
+        By which `events` were found and segments were evaluated.
     """
 
     record_id: str
@@ -198,10 +207,12 @@ class ScoredIEEG:
     events: tuple[Event, ...]
     coverage: Coverage
     notices: tuple[Notice, ...]
+    event_rule: EventRule = field(default_factory=EventRule)
+    coverage_rule: CoverageRule = HALF
 
 
-def load_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
-    """Load a bundle, check its hashes, and build its network.
+def load_model(name_or_path: str | Path, *, device: str = "auto") -> "ECGModel | IEEGModel":
+    """Load a bundle of any kind, check its hashes, and build its network.
 
     Parameters
     ----------
@@ -210,36 +221,27 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
     device
         ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where there is one.
 
+    Returns
+    -------
+    ECGModel or IEEGModel
+        For `score_ecg` or for `score_ieeg`, as the bundle says.
+
     Raises
     ------
     BundleError
         If the bundle is damaged or does not fit its network.
     """
-    import torch
-
-    from phenokit.networks.prototype import PrototypeConfig, for_inference, from_arrays
-
     bundle = load_bundle(name_or_path)
-    if bundle.config.get("kind") != "ecg-prototype":
-        raise BundleError("E_VERSION", f"{bundle.name} is not an ECG prototype model.")
-    config = PrototypeConfig.from_dict(bundle.config["network"])
-    network = from_arrays(config, bundle.tensors)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = for_inference(network).to(device)
-    return ECGModel(
-        name=bundle.name,
-        bundle=bundle,
-        labels=config.labels,
-        contract=InputContract.from_dict(bundle.config["input"]),
-        prototypes=_prototypes(bundle),
-        calibration=Calibration.from_dict(bundle.calibration),
-        trust=Trust.from_arrays(bundle.trust),
-        weight=bundle.tensors["fusion.weight"].astype(np.float64),
-        bias=bundle.tensors["fusion.bias"].astype(np.float64),
-        network=network,
-        device=device,
-    )
+    if bundle.config.get("kind") == "ieeg-mvpformer":
+        from phenokit.monitor import build_ieeg_model
+
+        return build_ieeg_model(bundle, device=device)
+    return _build_ecg_model(bundle, device)
+
+
+def load_ecg_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
+    """`load_model` where an ECG model is wanted; another kind is a `BundleError`."""
+    return _build_ecg_model(load_bundle(name_or_path), device)
 
 
 def score_ecg(
@@ -360,7 +362,7 @@ def score_ieeg(
     recording: LongRecording,
     model: "IEEGModel",
     *,
-    coverage_rule: "CoverageRule | None" = None,
+    coverage_rule: CoverageRule = HALF,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoredIEEG:
     """Find the seizures of one intracranial EEG; it ends in exactly one outcome.
@@ -373,7 +375,7 @@ def score_ieeg(
     model
         What `phenokit.monitor.load_ieeg_model` gave.
     coverage_rule
-        When a segment is evaluated; by default half of the channels and of the window.
+        When a segment is evaluated.
     progress
         Called with the number of segments done and of all.
 
@@ -384,15 +386,42 @@ def score_ieeg(
     """
     refused = _refusals(recording, model)
     if refused:
-        return _scored_ieeg(recording, model, refused)
+        return _refused_ieeg(recording, model, refused)
     try:
         monitor, results = _monitor(recording, model, coverage_rule, progress)
     except BadInput as error:
-        return _scored_ieeg(recording, model, (Notice(error.code, str(error)),))
-    return _scored_ieeg(recording, model, monitor.notices, monitor=monitor, results=results)
+        return _refused_ieeg(recording, model, (Notice(error.code, str(error)),))
+    return _scored_ieeg(recording, monitor, results)
 
 
 # --- steps ------------------------------------------------------------------------------
+
+
+def _build_ecg_model(bundle: Bundle, device: str) -> ECGModel:
+    import torch
+
+    from phenokit.networks.prototype import PrototypeConfig, for_inference, from_arrays
+
+    if bundle.config.get("kind") != "ecg-prototype":
+        raise BundleError("E_VERSION", f"{bundle.name} is not an ECG prototype model.")
+    config = PrototypeConfig.from_dict(bundle.config["network"])
+    network = from_arrays(config, bundle.tensors)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = for_inference(network).to(device)
+    return ECGModel(
+        name=bundle.name,
+        bundle=bundle,
+        labels=config.labels,
+        contract=InputContract.from_dict(bundle.config["input"]),
+        prototypes=_prototypes(bundle),
+        calibration=Calibration.from_dict(bundle.calibration),
+        trust=Trust.from_arrays(bundle.trust),
+        weight=bundle.tensors["fusion.weight"].astype(np.float64),
+        bias=bundle.tensors["fusion.bias"].astype(np.float64),
+        network=network,
+        device=device,
+    )
 
 
 @dataclass(frozen=True)
@@ -585,11 +614,11 @@ def _refusals(recording: LongRecording, model: "IEEGModel") -> tuple[Notice, ...
 def _monitor(
     recording: LongRecording,
     model: "IEEGModel",
-    coverage_rule: "CoverageRule | None",
+    coverage_rule: CoverageRule,
     progress: Callable[[int, int], None] | None,
 ) -> tuple["SeizureMonitor", list["SegmentResult"]]:
     """Feed a recording to a monitor."""
-    from phenokit.monitor import CoverageRule, SeizureMonitor
+    from phenokit.monitor import SeizureMonitor
 
     monitor = SeizureMonitor(
         model,
@@ -597,7 +626,7 @@ def _monitor(
         sampling_rate=recording.sampling_rate,
         unit=recording.unit,
         bad=getattr(recording, "bad", {}),
-        coverage_rule=coverage_rule or CoverageRule(),
+        coverage_rule=coverage_rule,
     )
     results: list[SegmentResult] = []
     step = round(READ_SECONDS * recording.sampling_rate)
@@ -615,52 +644,88 @@ def _monitor(
 
 
 def _scored_ieeg(
-    recording: LongRecording,
-    model: "IEEGModel",
-    notices: Sequence[Notice],
-    *,
-    monitor: "SeizureMonitor | None" = None,
-    results: Sequence["SegmentResult"] = (),
+    recording: LongRecording, monitor: "SeizureMonitor", results: list["SegmentResult"]
 ) -> ScoredIEEG:
-    channels = recording.channels if monitor is None else monitor.channels
+    model = monitor.model
+    nothing = _refused_ieeg(recording, model, ())
     probability = np.array([r.probability for r in results], dtype=np.float64)
     status = np.array([r.status for r in results], dtype=np.int8)
-    duration = model.segments.duration
-    coverage = coverage_of(status, segment_duration=duration)
+    coverage = coverage_of(status, segment_duration=nothing.segment_duration)
+    notices = [*monitor.notices, *_coverage_notices(results, coverage, monitor)]
     events: tuple[Event, ...] = ()
-    if monitor is not None:
-        notices = [*notices, *_coverage_notices(results, coverage, len(channels))]
     if coverage.evaluated:
-        events = find_events(
-            probability, status, rule=model.event_rule, segment_duration=duration
-        )
-        notices = [*notices, *_amplitude_notices(results)]
-        notices = [*notices, *_threshold_notices(probability, status, events, model)]
-    code = first_code(n.code for n in notices)
-    message = next((n.message for n in notices if n.code == code), CODES["OK"])
-    return ScoredIEEG(
-        record_id=recording.record_id,
-        outcome=outcome_of(code),
-        code=code,
-        all_codes=tuple(dict.fromkeys(n.code for n in notices)) or ("OK",),
-        message=message,
-        model=model.name,
-        bundle_hash=model.bundle_hash,
-        channels=channels,
-        order_policy="as_recorded" if monitor is None else monitor.order_policy,
-        dropped=getattr(recording, "dropped", {}),
-        bad=_bad_channels(channels, results),
+        events, is_close = _events(probability, status, model)
+        notices += [*_amplitude_notices(results), *is_close]
+    return replace(
+        nothing,
+        **_verdict(notices),
+        channels=monitor.channels,
+        order_policy=monitor.order_policy,
+        bad=_bad_channels(monitor.channels, results),
         probability=probability,
         status=status,
-        contribution=np.stack([r.contribution for r in results])
-        if results
-        else np.empty((0, len(channels)), dtype=np.float32),
-        segment_duration=duration,
-        duration=recording.n_samples / recording.sampling_rate,
+        contribution=np.stack([r.contribution for r in results]),
         events=events,
         coverage=coverage,
-        notices=tuple(notices),
+        coverage_rule=monitor.coverage_rule,
     )
+
+
+def _refused_ieeg(
+    recording: LongRecording, model: "IEEGModel", notices: Sequence[Notice]
+) -> ScoredIEEG:
+    n_channels = len(recording.channels)
+    return ScoredIEEG(
+        **_verdict(notices),
+        record_id=recording.record_id,
+        model=model.name,
+        bundle_hash=model.bundle_hash,
+        channels=recording.channels,
+        order_policy="as_recorded",
+        dropped=getattr(recording, "dropped", {}),
+        bad={},
+        probability=np.empty(0),
+        status=np.empty(0, dtype=np.int8),
+        contribution=np.empty((0, n_channels), dtype=np.float32),
+        segment_duration=model.segments.duration,
+        duration=recording.n_samples / recording.sampling_rate,
+        events=(),
+        coverage=Coverage(()),
+        event_rule=model.event_rule,
+    )
+
+
+def _verdict(notices: Sequence[Notice]) -> dict[str, Any]:
+    """Outcome, codes and message of a result."""
+    code = first_code(n.code for n in notices)
+    return {
+        "outcome": outcome_of(code),
+        "code": code,
+        "all_codes": tuple(dict.fromkeys(n.code for n in notices)) or ("OK",),
+        "message": next((n.message for n in notices if n.code == code), CODES["OK"]),
+        "notices": tuple(notices),
+    }
+
+
+def _events(
+    probability: Float[np.ndarray, " segment"],
+    status: Int8[np.ndarray, " segment"],
+    model: "IEEGModel",
+) -> tuple[tuple[Event, ...], list[Notice]]:
+    """Seizures; and whether thresholds that hardly differ would find others."""
+    rule, duration = model.event_rule, model.segments.duration
+    events = find_events(probability, status, rule=rule, segment_duration=duration)
+    for shift in (-THRESHOLD_MARGIN, THRESHOLD_MARGIN):
+        other = replace(
+            rule,
+            theta_on=min(max(rule.theta_on + shift, THRESHOLD_MARGIN), 1.0),
+            theta_off=min(max(rule.off + shift, THRESHOLD_MARGIN / 2), 1.0),
+        )
+        found = find_events(probability, status, rule=other, segment_duration=duration)
+        if [(e.onset, e.offset) for e in found] != [(e.onset, e.offset) for e in events]:
+            message = "Whether or when an event begins or ends lies on a threshold."
+            return events, [Notice("W_THRESHOLD", message)]
+    return events, []
 
 
 def _recorded(results: Sequence["SegmentResult"]) -> list["SegmentResult"]:
@@ -671,6 +736,7 @@ def _recorded(results: Sequence["SegmentResult"]) -> list["SegmentResult"]:
 def _bad_channels(
     channels: Sequence[str], results: Sequence["SegmentResult"]
 ) -> dict[str, tuple[str, float]]:
+    """Commonest reason and share of segments of each channel that had a fault."""
     recorded = _recorded(results)
     bad = {}
     for channel in channels:
@@ -682,29 +748,25 @@ def _bad_channels(
 
 
 def _coverage_notices(
-    results: Sequence["SegmentResult"], coverage: Coverage, n_channels: int
+    results: Sequence["SegmentResult"], coverage: Coverage, monitor: "SeizureMonitor"
 ) -> list[Notice]:
     if not coverage.evaluated:
-        return [
-            Notice("A_MISSING", "No segment could be evaluated; this is not "
-                   "the absence of seizures.")
-        ]  # fmt: skip
+        message = "No segment could be evaluated, which is not the absence of seizures."
+        return [Notice("A_MISSING", message)]
     notices = []
-    lost = sum(coverage.seconds[s] for s in (SegmentStatus.GAP, SegmentStatus.FEW_CHANNELS))
+    seconds = coverage.seconds
+    lost = seconds[SegmentStatus.GAP] + seconds[SegmentStatus.FEW_CHANNELS]
     if lost:
-        notices.append(
-            Notice(
-                "W_WINDOW",
-                f"{coverage.evaluated_seconds:g} s were evaluated; {lost:g} s were not "
-                "recorded or had too few usable channels.",
-            )
+        message = (
+            f"{coverage.evaluated_seconds:g} s were evaluated; {lost:g} s were not "
+            "recorded or had too few usable channels."
         )
+        notices.append(Notice("W_WINDOW", message))
     recorded = _recorded(results)
-    masked = sum(len(r.faults) for r in recorded) / (len(recorded) * n_channels)
+    masked = sum(len(r.faults) for r in recorded) / len(recorded) / len(monitor.channels)
     if masked > FEW_MASKED:
-        notices.append(
-            Notice("W_CHANNELS", f"{100 * masked:.0f} % of the signal could not be used.")
-        )
+        message = f"{100 * masked:.0f} % of the signal could not be used."
+        notices.append(Notice("W_CHANNELS", message))
     return notices
 
 
@@ -714,34 +776,9 @@ def _amplitude_notices(results: Sequence["SegmentResult"]) -> list[Notice]:
     strange = [r.amplitude for r in evaluated if not low <= r.amplitude <= high]
     if not strange:
         return []
-    return [
-        Notice(
-            "W_AMPLITUDE",
-            f"In {len(strange)} of {len(evaluated)} segments the amplitude of the median "
-            f"channel is not between {low:g} and {high:g} µV (one is {strange[0]:.3g} µV): "
-            "check the unit.",
-        )
-    ]
-
-
-def _threshold_notices(
-    probability: Float[np.ndarray, " segment"],
-    status: Int8[np.ndarray, " segment"],
-    events: Sequence[Event],
-    model: "IEEGModel",
-) -> list[Notice]:
-    """Whether other thresholds, hardly different, would find other events."""
-    rule = model.event_rule
-    spans = [(event.onset, event.offset) for event in events]
-    for shift in (-THRESHOLD_MARGIN, THRESHOLD_MARGIN):
-        other = replace(
-            rule,
-            theta_on=min(max(rule.theta_on + shift, THRESHOLD_MARGIN), 1.0),
-            theta_off=max(rule.off + shift, THRESHOLD_MARGIN / 2),
-        )
-        found = find_events(
-            probability, status, rule=other, segment_duration=model.segments.duration
-        )
-        if [(event.onset, event.offset) for event in found] != spans:
-            return [Notice("W_THRESHOLD", "An event begins or ends on a threshold.")]
-    return []
+    message = (
+        f"In {len(strange)} of {len(evaluated)} segments the amplitude of the median "
+        f"channel is not between {low:g} and {high:g} µV (one is {strange[0]:.3g} µV): "
+        "check the unit."
+    )
+    return [Notice("W_AMPLITUDE", message)]

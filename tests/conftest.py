@@ -155,9 +155,9 @@ def tiny_bundle(tiny_archive, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_bundle):
     """The model of `tiny_bundle`, on the CPU."""
-    from phenokit.pipeline import load_model
+    from phenokit.pipeline import load_ecg_model
 
-    return load_model(tiny_bundle, device="cpu")
+    return load_ecg_model(tiny_bundle, device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from phenokit.errors import BundleError, Outcome
-from phenokit.pipeline import explain, load_model, score_ecg, source_recording
+from phenokit.pipeline import explain, load_ecg_model, score_ecg, source_recording
 from phenokit.recording import LEADS, Recording
 
 CONDITIONS = ("normal", "atrial_fibrillation", "left_bundle_branch_block")
@@ -59,7 +59,7 @@ def test_scoring_is_the_same_in_any_company_and_order(recordings, scored, tiny_m
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["ecg-demo", "ecg-ptbxl"])
 def test_cuda_agrees_with_the_cpu_and_with_itself_in_any_company(recordings, name, cuda):
-    cpu, other = (load_model(name, device=device) for device in ("cpu", cuda))
+    cpu, other = (load_ecg_model(name, device=device) for device in ("cpu", cuda))
     expected = score_ecg(recordings, cpu, open_abstained=True)
     scored = score_ecg(recordings, other, open_abstained=True)
     alone = [score_ecg([r], other, open_abstained=True)[0] for r in recordings[::-1]]
@@ -105,7 +105,7 @@ STRANGERS = {"white noise": (shaped, 0), "an EEG": (shaped, 1), "a 20 Hz tone": 
 
 @pytest.fixture(scope="module")
 def shipped_model():
-    return load_model("ecg-demo")
+    return load_ecg_model("ecg-demo")
 
 
 @pytest.mark.parametrize("name", STRANGERS)
@@ -202,7 +202,7 @@ def test_a_prototype_scores_highest_on_its_own_source(tiny_model):
 
 def test_another_kind_of_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError):
-        load_model(tmp_path)
+        load_ecg_model(tmp_path)
 
 
 def test_matched_windows_lie_in_the_recording(recordings, tiny_model):

@@ -26,7 +26,7 @@ from phenokit.batch.score import score_files, write_scores
 from phenokit.batch.workers import run_isolated
 from phenokit.errors import BadInput, PhenoKitError
 from phenokit.networks.checkpoint import Bundle, load_bundle
-from phenokit.pipeline import ECGModel, load_model
+from phenokit.pipeline import ECGModel, load_ecg_model
 from phenokit.simulation.cohort import (
     RecordingPlan,
     SimulatedCohort,
@@ -220,7 +220,7 @@ def _make_block(
 @lru_cache(maxsize=1)
 def _model(bundle: Path) -> ECGModel:
     """Of this process. Always on the CPU: the same bytes on every machine of a kind."""
-    return load_model(bundle, device="cpu")
+    return load_ecg_model(bundle, device="cpu")
 
 
 def _carriers(bundle: Bundle) -> pd.DataFrame:

@@ -174,6 +174,26 @@ def label_segments(
 
 
 @dataclass(frozen=True)
+class CoverageRule:
+    """When a segment is evaluated.
+
+    Attributes
+    ----------
+    min_channels
+        Least share of its channels that can be used; one is needed in any case.
+    min_tokens
+        Least share of all channels of all segments of the window.
+    """
+
+    min_channels: float = 0.5
+    min_tokens: float = 0.5
+
+
+HALF = CoverageRule()
+"""Half of the channels, and half of the window."""
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How much of a recording was evaluated.
 

@@ -85,10 +85,10 @@ def test_the_number_of_processes_does_not_change_a_byte(demo, tmp_path):
 
 def test_scores_are_those_of_phenokit_score(demo, tmp_path):
     from phenokit.batch.score import score_path
-    from phenokit.pipeline import load_model
+    from phenokit.pipeline import load_ecg_model
 
     _, made, _ = demo
-    score_path(made.cohort / "recordings", tmp_path, load_model("ecg-demo", device="cpu"))
+    score_path(made.cohort / "recordings", tmp_path, load_ecg_model("ecg-demo", device="cpu"))
     assert contents(tmp_path) == contents(made.cohort / "scores")
 
 
