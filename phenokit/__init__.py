@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from phenokit.evidence.risk import SelectiveLabelsModel
     from phenokit.pipeline import explain, load_model, score_ecg, score_ieeg
     from phenokit.readers.ecg import read_ecg
+    from phenokit.readers.ieeg import read_ieeg
 
 __all__ = [
     "SelectiveLabelsModel",
@@ -19,6 +20,7 @@ __all__ = [
     "explain",
     "load_model",
     "read_ecg",
+    "read_ieeg",
     "score_ecg",
     "score_ieeg",
 ]
@@ -27,6 +29,7 @@ _HOME = {
     "SelectiveLabelsModel": "phenokit.evidence.risk",
     "associate": "phenokit.evidence.associations",
     "read_ecg": "phenokit.readers.ecg",
+    "read_ieeg": "phenokit.readers.ieeg",
     "load_model": "phenokit.pipeline",
     "score_ecg": "phenokit.pipeline",
     "score_ieeg": "phenokit.pipeline",

@@ -19,6 +19,11 @@ _HEADER = re.compile(
     r"'shape': \(((?:\d{1,15}, ?)*\d{0,15}),?\), ?\} *\n",
     re.ASCII,
 )
+_TEXT_HEADER = re.compile(
+    r"\{'descr': '([<>])U([1-9]\d{0,3})', 'fortran_order': (?:True|False), "
+    r"'shape': \((?:(\d{1,6}),)?\), ?\} *\n",
+    re.ASCII,
+)
 _OBJECTS = re.compile(r"'descr': '[<>|=]?O")
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
 MAX_AXES = 8
@@ -74,6 +79,28 @@ def parse_array(data: bytes) -> np.ndarray:
         )
     flat = np.frombuffer(data, dtype, offset=start)
     return flat.reshape(shape, order="F" if is_fortran == "True" else "C").copy()
+
+
+def parse_names(data: bytes) -> list[str]:
+    """Texts of the bytes of a `.npy` file of one axis of them, or of one text.
+
+    Raises
+    ------
+    BadInput
+        As `read_array`.
+    """
+    header, start = _split(data)
+    match = _TEXT_HEADER.fullmatch(header)
+    if match is None:
+        raise BadInput("E_ARRAY", "The array file is not a list of names.")
+    order, width, size = match.groups()
+    n = int(size) if size else 1
+    if 4 * int(width) * n != len(data) - start:
+        raise BadInput("E_SIZE_MISMATCH", "The names are not as many as declared.")
+    try:
+        return np.frombuffer(data, f"{order}U{int(width)}", offset=start).tolist()
+    except (ValueError, UnicodeError):
+        raise BadInput("E_ARRAY", "The names of the array file are no text.") from None
 
 
 def _split(data: bytes) -> tuple[str, int]:

@@ -64,8 +64,8 @@ class OpenFile:
     def __exit__(self, *_: object) -> None:
         os.close(self.descriptor)
 
-    def read(self, length: int | None = None) -> bytes:
-        """Read the first `length` bytes, or all that were there when it was opened.
+    def read(self, length: int | None = None, *, start: int = 0) -> bytes:
+        """Read `length` bytes from `start`, or all that were there when it was opened.
 
         Raises
         ------
@@ -73,13 +73,14 @@ class OpenFile:
             ``E_SIZE_MISMATCH`` if the file was cut meanwhile, ``E_MISSING`` if the disk
             fails.
         """
-        wanted = self.size if length is None else min(length, self.size)
+        there = max(self.size - start, 0)
+        wanted = there if length is None else min(length, there)
         try:
-            data = os.pread(self.descriptor, wanted, 0)
+            data = os.pread(self.descriptor, wanted, start)
             if len(data) < wanted:  # one read gives at most 2 GiB, less on a network disk
                 parts, filled = [data], len(data)
                 while filled < wanted and (
-                    more := os.pread(self.descriptor, wanted - filled, filled)
+                    more := os.pread(self.descriptor, wanted - filled, start + filled)
                 ):
                     parts.append(more)
                     filled += len(more)
