@@ -4,8 +4,10 @@ import json
 import math
 import os
 import shutil
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -158,6 +160,80 @@ def tiny_model(tiny_bundle):
     from phenokit.pipeline import load_ecg_model
 
     return load_ecg_model(tiny_bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def ieeg_model():
+    """`ieeg_model(streaming)`: random weights; segments of 1 s at 128 Hz, 4 of history.
+
+    Attention reaches 4 segments, the content of keys 2 of them. Weights are large enough
+    that every part of the network matters.
+    """
+    import torch
+
+    from phenokit.evidence.seizures import EventRule
+    from phenokit.monitor import IEEGModel
+    from phenokit.networks.mvpa import AttentionRule
+    from phenokit.networks.mvpformer import IEEGContract, MVPFormerConfig, initialise
+    from phenokit.preprocessing.segments import SegmentRule
+
+    def make(
+        streaming: Any = "cached", *, max_channels=12, order: Any = "as_recorded", **rule
+    ):
+        config = MVPFormerConfig(
+            16, 3, 4, 2, 24, "classification", n_positions=20, n_channels=12, dropout=0.0,
+            rule=AttentionRule(**{"window": 2, "exempt_last": False, "horizon": 4, **rule}),
+            contract=IEEGContract(
+                128.0, 128, max_channels=max_channels, channel_order=order
+            ),
+        )  # fmt: skip
+        network = initialise(config, generator=torch.Generator().manual_seed(1)).eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter *= 15 if parameter.ndim > 1 else 1
+        return IEEGModel(
+            name="tiny-ieeg",
+            config=config,
+            segments=SegmentRule(128.0, 128, min_rate=100.0, flat_seconds=0.25),
+            event_rule=EventRule(theta_on=0.6, minimum_duration=2.0, join_gap=2.0),
+            streaming=streaming,
+            n_segments=4,
+            network=network,
+        )
+
+    return make
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An iEEG that is an array."""
+
+    signal: np.ndarray
+    channels: tuple[str, ...]
+    sampling_rate: float = 128.0
+    unit: str = "uV"
+    record_id: str = "in-memory"
+
+    @property
+    def n_samples(self) -> int:
+        return self.signal.shape[1]
+
+    def samples(self, first: int, stop: int):
+        return self.signal[:, first:stop].astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def ieeg_array():
+    """`ieeg_array(n_channels, seconds, ...)`: noise of tens of microvolts."""
+
+    def make(n_channels=5, seconds=12.0, *, sampling_rate=128.0, seed=0, **more):
+        rng = np.random.default_rng(seed)
+        signal = 30 * rng.normal(size=(n_channels, round(seconds * sampling_rate)))
+        signal *= 1 + rng.random((n_channels, 1))
+        names = tuple(f"A{k + 1}" for k in range(n_channels))
+        return InMemory(signal.cumsum(1) * 0.2 + signal, names, sampling_rate, **more)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,8 @@ def _run_lengths(signal: Shaped[np.ndarray, "channel sample"]) -> np.ndarray:
     """Of every sample, the length of the run of equal values that it belongs to."""
     n = signal.shape[1]
     index = np.arange(n)
-    changes = np.diff(signal, axis=1, prepend=np.nan) != 0
+    changes = np.ones(signal.shape, dtype=bool)
+    changes[:, 1:] = signal[:, 1:] != signal[:, :-1]
     first = np.maximum.accumulate(np.where(changes, index, 0), axis=1)
     ends = np.roll(changes, -1, axis=1)
     ends[:, -1] = True
