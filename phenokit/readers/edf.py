@@ -12,7 +12,6 @@ checks it, and `EDFPages` reads from it what is asked for.
 
 import datetime
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from phenokit.errors import BadInput
-from phenokit.readers.files import OpenFile, open_checked
+from phenokit.readers.files import OpenFile, open_checked, stamp_of
 from phenokit.recording import Event, Notice
 
 MAX_SIGNALS = 512
@@ -319,7 +318,7 @@ class EDFPages:
     scales
         What each signal is multiplied by, to be in one unit.
     stamp
-        Of the file whose header it is; see `stamp_of`.
+        Of the file whose header it is; see `phenokit.readers.files.stamp_of`.
     """
 
     path: Path
@@ -380,12 +379,6 @@ class EDFPages:
         width = self.header.width
         offset = self.header.size + record * self.header.record_size + start * width
         return _integers(file.read(n * width, start=offset), width)
-
-
-def stamp_of(file: OpenFile) -> tuple[int, ...]:
-    """What tells an open file from another one, or from itself before a change."""
-    status = os.fstat(file.descriptor)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,12 @@ def open_checked(
     return OpenFile(descriptor, status.st_size)
 
 
+def stamp_of(file: OpenFile) -> tuple[int, ...]:
+    """What tells an open file from another one, or from itself before a change."""
+    status = os.fstat(file.descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_bytes(
     path: Path,
     *,

@@ -14,6 +14,7 @@ patient are not read into the recording.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,8 @@ from phenokit.readers.edf import (
     header_notices,
     read_header,
     read_timed_texts,
-    stamp_of,
 )
-from phenokit.readers.files import OpenFile, open_checked, read_start
+from phenokit.readers.files import OpenFile, open_checked, read_start, stamp_of
 from phenokit.readers.ieeg_channels import (
     MICROVOLT,
     fingerprint,
@@ -80,10 +80,9 @@ def read_ieeg(path: Path, *, root: Path | None = None) -> IEEGRecording:
     if path.is_dir() and path.suffix.lower() != ".mefd":
         path = _only_recording(path)
     if path.is_dir():
-        from phenokit.readers.ieeg_formats import read_mef3
-
-        return read_mef3(path, root)
-    kind = _sniff(read_start(path, _START_BYTES, root=root), path.suffix.lower())
+        kind = "MEF3"
+    else:
+        kind = _sniff(read_start(path, _START_BYTES, root=root), path.suffix.lower())
     if kind is None:
         raise BadInput("E_FORMAT", "The file is of no format of iEEG that is read.")
     return _READERS[kind](path, root)
@@ -322,14 +321,17 @@ def _electrodes_csv(
 # --- through MNE --------------------------------------------------------------------------
 
 
-def _read_brainvision(path: Path, root: Path | None) -> IEEGRecording:
-    from phenokit.readers.ieeg_formats import read_brainvision
+def _read_through_mne(path: Path, root: Path | None, kind: str) -> IEEGRecording:
+    from phenokit.readers import ieeg_formats  # only now: MNE is heavy
 
-    return read_brainvision(path, root)
+    return getattr(ieeg_formats, kind)(path, root)
 
 
 _READERS: dict[str, Callable[[Path, Path | None], IEEGRecording]] = {
     "EDF": _read_edf,
     "npz": _read_npz,
-    "BrainVision": _read_brainvision,
+    "BrainVision": partial(_read_through_mne, kind="read_brainvision"),
+    "MEF3": partial(_read_through_mne, kind="read_mef3"),
+    "Persyst": partial(_read_through_mne, kind="read_persyst"),
+    "Nihon Kohden": partial(_read_through_mne, kind="read_nihon_kohden"),
 }
