@@ -873,7 +873,7 @@ def _training_log() -> Any:  # noqa: ANN401 - a context manager of rich
                 bars.update(tasks[step.stage], completed=step.epoch)
                 console.print(
                     f"{step.stage} {step.epoch}/{step.n_epochs}  loss {step.loss:.4f}  "
-                    f"validation macro-AUROC {step.validation_auroc:.4f}"
+                    f"validation {step.measure} {step.validation:.4f}"
                 )
 
             yield report

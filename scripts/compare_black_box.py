@@ -189,7 +189,7 @@ def _show(name: str):  # noqa: ANN202
     def show(step: Progress) -> None:
         print(
             f"{name}: {step.stage} {step.epoch}/{step.n_epochs} loss {step.loss:.4f} "
-            f"validation {step.validation_auroc:.4f}",
+            f"validation {step.validation:.4f}",
             flush=True,
         )
 

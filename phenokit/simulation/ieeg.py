@@ -12,6 +12,7 @@ recognises the seizures of patients.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -100,14 +101,14 @@ def draw_patient(
     --------
     >>> patient = draw_patient(np.random.default_rng(1), n_channels=22)
     >>> [patient.electrodes.names[k] for k in patient.onset_zone]
-    ['LH4', 'LH5', 'LH6']
+    ['LH4', 'LH5', 'LH6', 'LH7']
     """
     electrodes = draw_electrodes(rng, n_channels=n_channels)
     background = draw_background(rng, electrodes)
     distance = electrodes.distance
     shaft = electrodes.shaft == electrodes.shaft[rng.integers(n_channels)]
     on_shaft = np.flatnonzero(shaft)
-    size = int(rng.integers(2, 5))
+    size = int(rng.integers(2, 6))
     first = int(rng.integers(max(1, len(on_shaft) - size + 1)))
     onset_zone = on_shaft[first : first + size]
     foci = np.unique(
@@ -115,12 +116,12 @@ def draw_patient(
     )
     # Nearer tissue is easier to recruit; some of it never is.
     from_onset = distance[onset_zone].min(axis=0)
-    excitability = -2.1 - rng.exponential(0.04, n_channels)
-    excitability -= 0.4 * (from_onset > rng.uniform(15, 50))
+    excitability = -2.09 - rng.exponential(0.035, n_channels)
+    excitability -= 0.4 * (from_onset > rng.uniform(20, 80))
     excitability[onset_zone] = REST
     coupling = np.exp(-distance / rng.uniform(6, 10))
-    # Beside its neighbours, tissue hears from about one contact's tissue further away.
-    coupling += 0.5 * (rng.random(coupling.shape) < 1 / n_channels)
+    # Beside its neighbours, tissue hears from one or two contacts' tissue further away.
+    coupling += rng.uniform(0.4, 1.2) * (rng.random(coupling.shape) < 1.5 / n_channels)
     np.fill_diagonal(coupling, 0.0)
     coupling *= 2.5 / coupling.sum(axis=1, keepdims=True)
     view = np.exp(-distance / rng.uniform(2, 4))
@@ -141,7 +142,7 @@ def draw_patient(
         view,
         gain,
         units_per_second=rng.uniform(50, 80),
-        slowness=rng.uniform(2.0, 4.0),
+        slowness=rng.uniform(2.8, 4.8),
         bad_channels={
             int(k): str(f) for k, f in sorted(zip(bad.tolist(), faults, strict=True))
         },
@@ -233,9 +234,16 @@ class SimulatedIEEG:
 
     def samples(self, first: int, stop: int) -> Float32[np.ndarray, "channel sample"]:
         """Samples `first` to before `stop` (µV); NaN in a gap."""
-        if first == stop:
-            return np.empty((len(self.channels), 0), dtype=np.float32)
-        return next(self.blocks(stop - first, first=first, stop=stop))
+        if not 0 <= first <= stop <= self.n_samples:
+            raise ValueError(
+                f"samples {first} to {stop} of a recording of {self.n_samples}"
+            )
+        return self._tiles.samples(first, stop)
+
+    @cached_property
+    def _tiles(self) -> "_Tiles":
+        """The last tile made; who reads on from there does not make it again."""
+        return _Tiles(self)
 
     def blocks(
         self, n_samples: int, *, first: int = 0, stop: int | None = None
@@ -255,14 +263,8 @@ class SimulatedIEEG:
             float32, shape ``(channel, sample)``; NaN in a gap.
         """
         stop = self.n_samples if stop is None else stop
-        if not 0 <= first <= stop <= self.n_samples or n_samples < 1:
-            raise ValueError(
-                f"samples {first} to {stop} in blocks of {n_samples} of a recording of "
-                f"{self.n_samples}"
-            )
-        tiles = _Tiles(self)
         for begin in range(first, stop, n_samples):
-            yield tiles.samples(begin, min(begin + n_samples, stop))
+            yield self.samples(begin, min(begin + n_samples, stop))
 
     def read(self, begin: float | int, end: float | int) -> Recording:
         """A stretch of the recording, between two times in seconds."""
@@ -431,7 +433,9 @@ def _run_network(
 
     units = patient.units_per_second / MODEL_RATE
     slowness = patient.slowness * rng.lognormal(0, 0.1)
-    rest = np.tile(patient.excitability, (n, 1))
+    # Seizures of a patient begin alike and spread more or less far.
+    rest = patient.excitability + rng.normal(0, 0.06, (n, 1))
+    rest[:, patient.onset_zone] = REST
     raised = rest.copy()
     raised[:, patient.onset_zone] = SEIZING + rng.normal(0, 0.03, (n, 1))
     begin = np.full(n, 30.0)

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from phenokit.errors import BadInput
-from phenokit.networks.checkpoint import read_tensors, write_tensors
 from phenokit.training.augment import Augmentation, augment
+from phenokit.training.checkpoints import Checkpoints, RunningMean
 from phenokit.training.dataset import TrainingSet, blocks
 from phenokit.training.evaluate import macro_auroc
 from phenokit.training.losses import LossWeights
@@ -73,13 +71,14 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of a training log: where it is, and the validation macro-AUROC."""
+    """One line of a training log: where it is, and the score on validation."""
 
-    stage: Stage
+    stage: str
     epoch: int
     n_epochs: int
     loss: float
-    validation_auroc: float
+    validation: float
+    measure: str = "macro-AUROC"
 
 
 Report = Callable[[Progress], None]
@@ -109,7 +108,7 @@ class Loop:
         self.settings = settings
         self.device = device
         self.report = report
-        self._run = _Run(run_folder, fingerprint, resume=resume)
+        self._run = Checkpoints(run_folder, fingerprint, resume=resume)
 
     def is_started(self, stage: Stage) -> bool:
         """Whether any epoch of the stage is saved."""
@@ -139,7 +138,7 @@ class Loop:
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=learning_rate, weight_decay=settings.weight_decay
         )
-        average = _Average(module, settings.averaging)
+        average = RunningMean(module, settings.averaging)
         first = self._run.load(stage, module, optimizer, average)
         steps = max(len(self.data.train) // settings.batch_size, 1)
         for epoch in range(first, n_epochs):
@@ -247,160 +246,6 @@ def _add_gradient(
         value = loss(x, y) * share
     value.backward()
     return float(value.detach())
-
-
-# --- checkpoints ------------------------------------------------------------------------
-
-
-class _Run:
-    """The folder of a run: ``run.json`` and, a stage, the last and the best weights."""
-
-    def __init__(self, folder: Path, fingerprint: str, *, resume: bool) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.state: dict[str, Any] = {"fingerprint": fingerprint, "stages": {}}
-        index = folder / "run.json"
-        if resume and index.exists():
-            state = json.loads(index.read_text())
-            if state["fingerprint"] != fingerprint:
-                raise BadInput(
-                    "E_VERSION",
-                    "the checkpoint is of another configuration or data; give it back, or "
-                    "start without --resume",
-                )
-            self.state = state
-
-    def is_done(self, stage: Stage) -> bool:
-        """Whether any epoch of the stage is saved."""
-        return stage in self.state["stages"]
-
-    def load(
-        self,
-        stage: Stage,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: "_Average",
-    ) -> int:
-        """Put the last checkpoint into all three; the epoch to go on with."""
-        if not self.is_done(stage):
-            return 0
-        epoch = self.state["stages"][stage]["epochs"]
-        tensors = read_tensors(self.folder / f"{stage}-last-{epoch}.safetensors")
-        _load_module(module, tensors, "module.")
-        average.load(tensors)
-        names = [name for name, _ in module.named_parameters()]
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, array in tensors.items():
-            if key.startswith("optimizer."):
-                slot, name = key.removeprefix("optimizer.").split(".", 1)
-                slots.setdefault(names.index(name), {})[slot] = torch.from_numpy(array)
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-        return epoch
-
-    def save(
-        self,
-        stage: Stage,
-        epoch: int,
-        score: float,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: "_Average",
-    ) -> None:
-        """Write the checkpoint, then the index that names it: a kill keeps the old."""
-        tensors = _module_tensors(module, "module.") | average.tensors()
-        names = [name for name, _ in module.named_parameters()]
-        for index, slot in optimizer.state_dict()["state"].items():
-            for key, value in slot.items():
-                tensors[f"optimizer.{key}.{names[index]}"] = value.detach().cpu().numpy()
-        done = self.state["stages"].get(stage, {"best": -np.inf, "best_epoch": 0})
-        last = self.folder / f"{stage}-last-{epoch + 1}.safetensors"
-        write_tensors(last, tensors)
-        best, best_epoch = done["best"], done["best_epoch"]
-        if score > best or not best_epoch:
-            best, best_epoch = score, epoch + 1
-            with average.in_place_of(module):
-                write_tensors(
-                    self.folder / f"{stage}-best-{best_epoch}.safetensors",
-                    _module_tensors(module, "module."),
-                )
-        self.state["stages"][stage] = {
-            "epochs": epoch + 1,
-            "best": best,
-            "best_epoch": best_epoch,
-        }
-        temporary = self.folder / "run.json.tmp"
-        temporary.write_text(json.dumps(self.state, indent=2))
-        temporary.replace(self.folder / "run.json")
-        for kind, current in (("last", epoch + 1), ("best", best_epoch)):
-            for old in self.folder.glob(f"{stage}-{kind}-*.safetensors"):
-                if old.name != f"{stage}-{kind}-{current}.safetensors":
-                    old.unlink()
-
-    def should_stop(self, stage: Stage, patience: int) -> bool:
-        """Whether the last `patience` epochs brought nothing better."""
-        if not patience or not self.is_done(stage):
-            return False
-        done = self.state["stages"][stage]
-        return done["epochs"] - done["best_epoch"] >= patience
-
-    def restore_best(self, stage: Stage, module: nn.Module) -> None:
-        """Put the best epoch's weights into the module."""
-        if self.is_done(stage):
-            epoch = self.state["stages"][stage]["best_epoch"]
-            path = self.folder / f"{stage}-best-{epoch}.safetensors"
-            _load_module(module, read_tensors(path), "module.")
-
-
-class _Average:
-    """Running mean of a module's weights and buffers."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.mean = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        for name, tensor in module.state_dict().items():
-            if tensor.is_floating_point():
-                self.mean[name].lerp_(tensor, 1 - self.decay)
-            else:
-                self.mean[name].copy_(tensor)
-
-    @contextmanager
-    def in_place_of(self, module: nn.Module) -> Iterator[None]:
-        """The module with the mean weights, for as long as the context lasts."""
-        current = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        module.load_state_dict(self.mean)
-        try:
-            yield
-        finally:
-            module.load_state_dict(current)
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        return {
-            f"average.{name}": t.detach().cpu().numpy() for name, t in self.mean.items()
-        }
-
-    def load(self, tensors: Mapping[str, np.ndarray]) -> None:
-        for name, mean in self.mean.items():
-            mean.copy_(torch.from_numpy(tensors[f"average.{name}"]))
-
-
-def _module_tensors(module: nn.Module, prefix: str) -> dict[str, np.ndarray]:
-    return {
-        prefix + name: tensor.detach().cpu().numpy()
-        for name, tensor in module.state_dict().items()
-    }
-
-
-def _load_module(module: nn.Module, tensors: Mapping[str, np.ndarray], prefix: str) -> None:
-    module.load_state_dict(
-        {
-            name.removeprefix(prefix): torch.from_numpy(array)
-            for name, array in tensors.items()
-            if name.startswith(prefix)
-        }
-    )
 
 
 # --- draws ------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_every_stage_reports_its_epochs(trained):
         ("joint", 2, 2),
         ("heads", 1, 1),
     ]
-    assert all(np.isfinite([p.loss, p.validation_auroc]).all() for p in trained[2])
+    assert all(np.isfinite([p.loss, p.validation]).all() for p in trained[2])
 
 
 def test_waves_that_anyone_can_tell_are_told(data, trained):
@@ -199,7 +199,7 @@ def test_a_stage_ends_when_validation_gets_no_better(data, tmp_path):
     log = []
     with pytest.raises(PowerCut):
         fit(config(), data, patient, run_folder=tmp_path, report=recorder(log))
-    scores = [p.validation_auroc for p in log if p.stage == "features"]
+    scores = [p.validation for p in log if p.stage == "features"]
     assert 2 <= len(scores) < 20
     assert scores[-1] <= max(scores[:-1])
     assert all(b > a for a, b in pairwise(scores[:-1]))
