@@ -195,20 +195,30 @@ def demo(
 @app.command()
 def score(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="An ECG file or a folder.")
+        Path, typer.Argument(metavar="INPUT", help="An ECG or iEEG file, or a folder.")
     ],
     out: OutOption,
     model: ModelOption = "ecg-ptbxl",
     device: DeviceOption = Device.AUTO,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if any is rejected.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="iEEG: throw away what is in the folder.")
+    ] = False,
 ) -> int:
-    """Score ECGs: a row a recording in Parquet with an outcome, bad files included."""
-    from phenokit.batch.score import score_path
-    from phenokit.pipeline import load_model
+    """Score ECGs or iEEGs, as the model does: a row a recording, bad files included."""
+    from phenokit.pipeline import ECGModel, load_model
 
     loaded = load_model(model, device=device.value)
-    with _progress_bar("scoring") as show:
-        scoring = score_path(source, out, loaded, progress=show)
+    if isinstance(loaded, ECGModel):
+        from phenokit.batch.score import score_path
+
+        with _progress_bar("scoring") as show:
+            scoring = score_path(source, out, loaded, progress=show)
+    else:
+        from phenokit.batch.score_ieeg import score_ieeg_path
+
+        with _progress_bars() as show:
+            scoring = score_ieeg_path(source, out, loaded, restart=restart, progress=show)
     for outcome, count in scoring.outcomes.items():
         typer.echo(f"{count:>9,}  {outcome}")
     for code, count in scoring.codes.items():
@@ -235,10 +245,10 @@ def explain(
 ) -> None:
     """Say what the model scored in one ECG, and which training ECGs it resembles."""
     from phenokit.pipeline import explain as explain_recording
-    from phenokit.pipeline import load_model
+    from phenokit.pipeline import load_ecg_model
     from phenokit.readers.ecg import read_ecg
 
-    loaded = load_model(model, device=device.value)
+    loaded = load_ecg_model(model, device=device.value)
     explanation = explain_recording(read_ecg(record), loaded, open_abstained=open_abstained)
     if as_json:
         import json

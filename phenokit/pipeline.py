@@ -651,7 +651,11 @@ def _scored_ieeg(
     probability = np.array([r.probability for r in results], dtype=np.float64)
     status = np.array([r.status for r in results], dtype=np.int8)
     coverage = coverage_of(status, segment_duration=nothing.segment_duration)
-    notices = [*monitor.notices, *_coverage_notices(results, coverage, monitor)]
+    notices = [
+        *nothing.notices,
+        *monitor.notices,
+        *_coverage_notices(results, coverage, monitor),
+    ]
     events: tuple[Event, ...] = ()
     if coverage.evaluated:
         events, is_close = _events(probability, status, model)
@@ -674,9 +678,10 @@ def _scored_ieeg(
 def _refused_ieeg(
     recording: LongRecording, model: "IEEGModel", notices: Sequence[Notice]
 ) -> ScoredIEEG:
+    read: tuple[Notice, ...] = getattr(recording, "notices", ())
     n_channels = len(recording.channels)
     return ScoredIEEG(
-        **_verdict(notices),
+        **_verdict([*read, *notices]),
         record_id=recording.record_id,
         model=model.name,
         bundle_hash=model.bundle_hash,

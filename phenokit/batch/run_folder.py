@@ -79,6 +79,11 @@ class RunFolder:
         _write_atomically(self.path / name, data)
         self._files[name] = {"bytes": len(data), "sha256": _sha256(data)}
 
+    def keep(self, name: str) -> None:
+        """Count a file of the result that an earlier run of the same plan wrote."""
+        data = (self.path / name).read_bytes()
+        self._files[name] = {"bytes": len(data), "sha256": _sha256(data)}
+
     def write_parquet(self, name: str, table: "pa.Table") -> None:
         """Write a table as Parquet (zstd) whose pages carry checksums."""
         self.write(name, _parquet(table))
