@@ -41,6 +41,7 @@ from phenokit.readers.ieeg_channels import (
     select_channels,
 )
 from phenokit.readers.ieeg_recording import IEEGRecording, Piece, place_blocks
+from phenokit.readers.swec import read_swec
 from phenokit.readers.tables import Column, read_table
 from phenokit.recording import Event
 
@@ -65,8 +66,9 @@ def read_ieeg(path: Path, *, root: Path | None = None) -> IEEGRecording:
     ----------
     path
         The file: ``.edf``, ``.bdf``, ``.vhdr`` (BrainVision), ``.lay`` (Persyst), ``.eeg``
-        (Nihon Kohden), ``.npz``; or the folder ``.mefd`` of a MEF3 session, or a folder
-        that holds one recording. Tables of BIDS and SzCORE beside it are read as well.
+        (Nihon Kohden), ``.npz``; or the folder ``.mefd`` of a MEF3 session, ``IDxx`` of a
+        SWEC patient, or one that holds one recording. Tables of BIDS and SzCORE beside it
+        are read as well.
     root
         Folder that the file, and every file that it refers to, has to lie in.
 
@@ -77,6 +79,8 @@ def read_ieeg(path: Path, *, root: Path | None = None) -> IEEGRecording:
     """
     if path.is_symlink():
         raise BadInput("E_PATH", "The recording is a link.")
+    if path.is_dir() and (path / f"{path.name}_total.h5").exists():
+        return read_swec(path, root=root)
     if path.is_dir() and path.suffix.lower() != ".mefd":
         path = _only_recording(path)
     if path.is_dir():
