@@ -11,6 +11,7 @@ st.set_page_config(page_title="PhenoKit", layout="wide")
 page = st.navigation(
     [
         st.Page("pages/ecg.py", title="ECG", default=True),
+        st.Page("pages/ieeg.py", title="iEEG"),
         st.Page("pages/cohort.py", title="Cohort"),
         st.Page("pages/associations.py", title="Associations"),
         st.Page("pages/risk.py", title="Risk"),
@@ -18,6 +19,6 @@ page = st.navigation(
     ],
     position="top",
 )
-_widgets.show_frame()
+_widgets.show_frame(_widgets.IEEG if page.title == "iEEG" else _widgets.ECG)
 with _widgets.page_of_the_app():
     page.run()

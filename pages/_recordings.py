@@ -9,7 +9,7 @@ import csv
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,18 +56,23 @@ def folders() -> dict[str, Path]:
 
 @st.cache_data(ttl=15, max_entries=8, show_spinner=False)
 def entries(root: Path) -> list[Entry]:
-    """The recordings of a folder, by name; a WFDB header and its signals are one entry."""
-    listed: list[Entry] = []
+    """The ECGs of a folder, by name; a WFDB header and its signals are one entry."""
+    return listed(root, is_ecg_file)
+
+
+def listed(root: Path, is_one: Callable[[Path], bool]) -> list[Entry]:
+    """The recordings of a kind in a folder, by name; those of cohorts are left out."""
+    found: list[Entry] = []
     truth = _simulated_truth(root)
     for path in _walk(root):
-        if is_ecg_file(path):
+        if is_one(path):
             name = path.relative_to(root).with_suffix("").as_posix()
             if name in truth:
                 name = f"{name} (simulated: {truth[name]})"
-            listed.append(Entry(_record_id(path), name, path, root))
-        if len(listed) == MAX_LISTED:
+            found.append(Entry(_record_id(path), name, path, root))
+        if len(found) == MAX_LISTED:
             break
-    return sorted(listed, key=lambda entry: entry.name)
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def cohort_entry(cohort: CohortFolder, path: str, name: str) -> Entry | None:
@@ -174,12 +179,19 @@ def _what_to_upload(n_recordings: int) -> str:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Regular files below a folder; links, hidden names and cohorts are left out."""
+    """Regular files below a folder; links, hidden names and cohorts are left out.
+
+    A MEF3 session is a folder that stands for one recording.
+    """
     for folder, names, files in os.walk(root, followlinks=False):
         if "cohort.toml" in files and Path(folder) != root:
             names.clear()  # a cohort is opened from its own page
             continue
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        sessions = sorted(name for name in names if name.lower().endswith(".mefd"))
+        yield from (Path(folder, name) for name in sessions)
+        names[:] = sorted(
+            name for name in names if not name.startswith(".") and name not in sessions
+        )
         for name in sorted(files):
             path = Path(folder, name)
             if not name.startswith(".") and path.is_file() and not path.is_symlink():

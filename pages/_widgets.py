@@ -5,7 +5,7 @@ import logging
 import secrets
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,18 @@ def _bundle(name: str) -> Bundle:
     return load_bundle(name)
 
 
-def model_names() -> list[str]:
-    """The ECG models that are installed."""
-    return [folder.name for folder in bundle_folders() if _is_ecg(folder)]
+ECG, IEEG = "ecg-prototype", "ieeg-mvpformer"
+"""Kinds of models."""
+
+
+def model_names(kind: str = ECG) -> list[str]:
+    """The models of a kind that are installed."""
+    return [folder.name for folder in bundle_folders() if _kind(folder) == kind]
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
-def _is_ecg(folder: Path) -> bool:
-    return json.loads((folder / "config.json").read_bytes()).get("kind") == "ecg-prototype"
+def _kind(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_bytes()).get("kind"))
 
 
 def model_name() -> str:
@@ -100,8 +104,11 @@ def calibration_words() -> str:
     return str(bundle().card["calibration"]["method"])
 
 
-def show_frame() -> None:
+def show_frame(kind: str = ECG) -> None:
     """Banner and model line of every page, and the choice of the model."""
+    if kind == IEEG:
+        _show_ieeg_frame()
+        return
     names = model_names()
     if not names:
         st.error(
@@ -119,6 +126,36 @@ def show_frame() -> None:
         st.text(f"{getattr(error, 'code', '')}: {error}")
         st.stop()
     engine().preload(model_name())
+    with left:
+        _show_line(bundle(), card)
+
+
+def _show_ieeg_frame() -> None:
+    """As `show_frame`; without a model recordings can still be read."""
+    names = model_names(IEEG)
+    left, right = st.columns([6, 1], vertical_alignment="center")
+    if len(names) > 1:
+        right.selectbox("Model", names, key="ieeg-model", label_visibility="collapsed")
+    with left:
+        try:
+            bundle = _bundle(ieeg_model_name()) if names else None
+            _show_line(bundle, {} if bundle is None else bundle.card)
+        except PhenoKitError as error:
+            _show_line(None, {})
+            st.error("The model does not match its hashes and was not loaded.")
+            st.text(f"{getattr(error, 'code', '')}: {error}")
+
+
+def ieeg_model_name() -> str:
+    """Name of the iEEG model in use; empty where none is installed."""
+    names = model_names(IEEG)
+    chosen_name = st.session_state.get("ieeg-model")
+    if chosen_name in names:
+        return chosen_name
+    return names[0] if names else ""
+
+
+def _show_line(bundle: Bundle | None, card: Mapping[str, Any]) -> None:
     # Not isolated: its style sheet also says how far the page stands from the top.
     frame = component(
         "phenokit_frame",
@@ -126,15 +163,17 @@ def show_frame() -> None:
         css=_file("frame.css"),
         isolate_styles=False,
     )
-    nodes = [
-        ["div", {"class": "frame"},
-            ["strong", {"class": "banner"}, BANNER],
+    model: list[Node] = [
+        ["span", {}, "No iEEG model is installed: recordings can be read, not scored."]
+    ]
+    if bundle is not None:
+        model = [
             ["span", {}, f"Model {card['name']} {card['version']}, "
-                f"bundle {bundle().bundle_hash[:8]}"],
-            ["span", {"class": "muted"}, str(card["first_line"])]],
-    ]  # fmt: skip
-    with left:
-        frame(data=nodes, key="frame")
+                f"bundle {bundle.bundle_hash[:8]}"],
+            ["span", {"class": "muted"}, str(card["first_line"])],
+        ]  # fmt: skip
+    nodes = [["div", {"class": "frame"}, ["strong", {"class": "banner"}, BANNER], *model]]
+    frame(data=nodes, key="frame")
 
 
 def show(
@@ -246,6 +285,20 @@ def show_tracing(
 @st.cache_resource(show_spinner=False)
 def _file(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
+
+
+def show_traces(data: bytes, *, key: str, on_go: Callable[[], None]) -> None:
+    """Overview and page of a long recording; see `phenokit.report.ieeg_viewer`.
+
+    `on_go` is called when the reader asks for another page; `asked` says which.
+    """
+    mount = component("phenokit_ieeg", js=_file("ieeg.js"), css=_file("ieeg.css"))
+    mount(data=data, key=key, on_go_change=on_go)
+
+
+def asked(key: str) -> dict[str, Any] | None:
+    """Where the reader of `show_traces(..., key=key)` wants to go; valid in its `on_go`."""
+    return st.session_state[key].go
 
 
 def _nothing() -> None:

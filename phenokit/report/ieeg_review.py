@@ -263,13 +263,11 @@ def draw_contributions(
     import plotly.graph_objects as go
 
     table = contribution_table(scored, onset)
-    known = table[table["contribution"].notna()]
+    known = table.dropna(subset=["contribution"])
     if not len(known):
         return None
-    shown = known.reindex(
-        known["contribution"].abs().sort_values(ascending=False, kind="stable").index
-    )[:n_shown]
-    shown = shown.sort_values("contribution", kind="stable")
+    strongest = known["contribution"].abs().nlargest(n_shown).index
+    shown = known.loc[sorted(strongest, reverse=True)]  # the largest stands on top
     positive = shown["contribution"] >= 0
     figure = go.Figure(
         go.Bar(
@@ -423,6 +421,12 @@ def zip_files(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+EVENT_COLUMNS = (
+    "onset", "duration", "event_type", "status", "confidence", "truncated",
+    "model_onset", "model_duration", "author", "at", "note",
+)  # fmt: skip
+
+
 def event_table(rows: Sequence[EventRow]) -> pd.DataFrame:
     """A row an event, with what the model found and what the reader said."""
     return pd.DataFrame(
@@ -442,11 +446,8 @@ def event_table(rows: Sequence[EventRow]) -> pd.DataFrame:
             }
             for row in rows
         ],
-        columns=[
-            "onset", "duration", "event_type", "status", "confidence", "truncated",
-            "model_onset", "model_duration", "author", "at", "note",
-        ],
-    )  # fmt: skip
+        columns=pd.Index(EVENT_COLUMNS),
+    )
 
 
 def _edf(scored: ScoredIEEG, kept: Sequence[EventRow]) -> bytes:

@@ -183,6 +183,33 @@ def column_extrema(
     )
 
 
+def page_length(seconds: float) -> int:
+    """The shortest page that holds a stretch; the longest page if none does.
+
+    Examples
+    --------
+    >>> page_length(3.0), page_length(42.0), page_length(9_000.0)
+    (5, 60, 600)
+    """
+    return next((length for length in PAGE_LENGTHS if length >= seconds), PAGE_LENGTHS[-1])
+
+
+def typical_amplitude(recording: LongRecording) -> float:
+    """A sensitivity for a recording whose unit is not known, in its unit a millimetre.
+
+    The median of the channels' standard deviations over ten seconds in the middle, which
+    then fills a millimetre; 1 where nothing was recorded there.
+    """
+    n = min(recording.n_samples, round(10 * recording.sampling_rate))
+    first = (recording.n_samples - n) // 2
+    piece = recording.samples(first, first + n)
+    known = piece[:, ~np.isnan(piece).all(axis=0)]
+    if not known.size:
+        return 1.0
+    spread = float(np.nanmedian(np.nanstd(known, axis=1)))
+    return spread if spread > 0 else 1.0
+
+
 def _page(
     channels: Sequence[str],
     low: np.ndarray,
@@ -275,6 +302,17 @@ class Extrema:
         self._blocks.flush()
         self._made[block] = 1
         self._made.flush()
+
+
+def extrema_folder() -> Path:
+    """Where stored extrema lie; the folder need not exist yet.
+
+    It is named by ``PHENOKIT_CACHE``; without it, ``phenokit`` in the user's folder of
+    caches (``XDG_CACHE_HOME``, else ``~/.cache``). It may be removed at any time.
+    """
+    named = os.environ.get("PHENOKIT_CACHE")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return (Path(named).absolute() if named else Path(cache) / "phenokit") / "extrema"
 
 
 def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
