@@ -2,10 +2,11 @@
 
 A bundle is a folder of seven files: `config.json`, `model.safetensors`,
 `prototypes.parquet`, `calibration.json`, `trust.safetensors`, `card.toml` and
-`SHA256SUMS`, which lists the other six. The bundle hash is the SHA-256 of `SHA256SUMS`
-and stands in every output row. Weights, prototypes, thresholds, calibration and
-out-of-distribution statistics belong together: each companion of the weights says which
-weights it was made for, and any mismatch refuses to load.
+`SHA256SUMS`, which lists the other six. A model of iEEG has no prototypes and no
+out-of-distribution statistics, and its bundle no files for them. The bundle hash is the
+SHA-256 of `SHA256SUMS` and stands in every output row. Weights, prototypes, thresholds,
+calibration and out-of-distribution statistics belong together: each companion of the
+weights says which weights it was made for, and any mismatch refuses to load.
 
 Only safetensors are read, by the small reader below rather than by the library: a
 damaged file is named by its tensor, bytes that nothing declares are refused, and so is a
@@ -55,6 +56,8 @@ BUNDLE_FILES = (
     "prototypes.parquet",
     "trust.safetensors",
 )
+PROTOTYPE_FILES = ("prototypes.parquet", "trust.safetensors")
+"""Files that only a bundle of prototypes has."""
 SUMS_FILE = "SHA256SUMS"
 PROTOTYPE_COLUMNS = (
     "prototype_id",
@@ -102,7 +105,7 @@ class Bundle:
     tensors
         Weights by name, as stored (float16 or float32).
     prototypes
-        One row a prototype, in the order of the column `similarity`.
+        One row a prototype, in the order of the column `similarity`; empty for iEEG.
     calibration
         Thresholds and what turns a logit into a probability.
     trust
@@ -256,10 +259,10 @@ def write_bundle(
     *,
     config: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
-    prototypes: pd.DataFrame,
     calibration: Mapping[str, Any],
-    trust: Mapping[str, np.ndarray],
     card: Mapping[str, Any],
+    prototypes: pd.DataFrame | None = None,
+    trust: Mapping[str, np.ndarray] | None = None,
 ) -> str:
     """Write a bundle, `SHA256SUMS` last, and load it again as proof.
 
@@ -271,10 +274,13 @@ def write_bundle(
         What JSON can hold, without NaN.
     tensors
         Weights; convert to float16 before if the bundle has to be small.
-    prototypes
-        Has the columns of `PROTOTYPE_COLUMNS`; `prototype_id` counts from 0.
     card
         Fields of `phenokit.networks.card.Card`.
+    prototypes
+        Has the columns of `PROTOTYPE_COLUMNS`; `prototype_id` counts from 0. ``None`` for
+        a model without prototypes.
+    trust
+        Out-of-distribution statistics, given with prototypes only.
 
     Returns
     -------
@@ -308,15 +314,19 @@ def write_bundle(
         "card.toml": format_card(card),
         "config.json": _format_json(config, made_for),
         "model.safetensors": model,
-        "prototypes.parquet": _format_prototypes(prototypes, made_for),
-        "trust.safetensors": _format(trust, None, made_for),
     }
+    if prototypes is not None:
+        contents["prototypes.parquet"] = _format_prototypes(prototypes, made_for)
+        contents["trust.safetensors"] = _format(trust or {}, None, made_for)
     (folder / SUMS_FILE).unlink(missing_ok=True)  # a write that is cut off leaves no bundle
     sums = "".join(
-        f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in BUNDLE_FILES
+        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in contents.items()
     )
     for name in BUNDLE_FILES:
-        _replace(folder / name, contents[name])
+        if name in contents:
+            _replace(folder / name, contents[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
     _replace(folder / SUMS_FILE, sums.encode())
     return load_bundle(folder).bundle_hash
 
@@ -355,25 +365,29 @@ def load_bundle(name_or_path: str | Path, *, verify: bool = True) -> Bundle:
 def _parse_bundle(folder: Path, sums: bytes, contents: Mapping[str, bytes]) -> Bundle:
     model = contents["model.safetensors"]
     tensors, _ = _parse(model, None, WEIGHT_DTYPES)
-    trust, trust_made_for = _parse(contents["trust.safetensors"], None, ALL_DTYPES)
     config, config_made_for = _parse_json(contents["config.json"], "config.json")
     calibration, calibration_made_for = _parse_json(
         contents["calibration.json"], "calibration.json"
     )
-    prototypes, prototypes_made_for = _parse_prototypes(contents["prototypes.parquet"])
+    prototypes, trust = pd.DataFrame(columns=pd.Index(PROTOTYPE_COLUMNS)), {}
+    claimed = {"config.json": config_made_for, "calibration.json": calibration_made_for}
+    if "prototypes.parquet" in contents:
+        prototypes, claimed["prototypes.parquet"] = _parse_prototypes(
+            contents["prototypes.parquet"]
+        )
+        trust, claimed["trust.safetensors"] = _parse(
+            contents["trust.safetensors"], None, ALL_DTYPES
+        )
+    elif config.get("kind") == "ecg-prototype":
+        raise BundleError("E_VERSION", "The bundle of a prototype model has none.")
     weights_hash = hash_weights(tensors)
     made_for = {
         "format_version": str(FORMAT_VERSION),
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "weights_hash": weights_hash,
     }
-    for file, claimed in (
-        ("config.json", config_made_for),
-        ("calibration.json", calibration_made_for),
-        ("prototypes.parquet", prototypes_made_for),
-        ("trust.safetensors", trust_made_for),
-    ):
-        _check_made_for(file, claimed, made_for)
+    for file, says in claimed.items():
+        _check_made_for(file, says, made_for)
     card = parse_card(contents["card.toml"])
     return Bundle(
         path=folder,
@@ -408,9 +422,14 @@ def _find(name_or_path: str | Path) -> Path:
 
 
 def _read_files(folder: Path) -> tuple[bytes, dict[str, bytes]]:
-    """`SHA256SUMS` and the six files, each read once: what is hashed is what is parsed."""
+    """`SHA256SUMS` and its files, each read once: what is hashed is what is parsed."""
     present = {path.name for path in folder.iterdir()}
-    for name in (SUMS_FILE, *BUNDLE_FILES):
+    files = [
+        name
+        for name in BUNDLE_FILES
+        if name not in PROTOTYPE_FILES or present.intersection(PROTOTYPE_FILES)
+    ]
+    for name in (SUMS_FILE, *files):
         if name not in present:
             raise BundleError(
                 "E_WEIGHTS_HASH", f"The bundle has no file {name}.", where=name
@@ -422,9 +441,7 @@ def _read_files(folder: Path) -> tuple[bytes, dict[str, bytes]]:
             f"The bundle holds {len(strange)} file(s) that are no part of it.",
         )
     sums = read_bytes(folder / SUMS_FILE, max_bytes=1 << 16, what=SUMS_FILE)
-    contents = {
-        name: read_bytes(folder / name, root=folder, what=name) for name in BUNDLE_FILES
-    }
+    contents = {name: read_bytes(folder / name, root=folder, what=name) for name in files}
     return sums, contents
 
 
@@ -436,11 +453,11 @@ def _check_sums(sums: bytes, contents: Mapping[str, bytes]) -> None:
     if lines[-1] != "" or len(listed) != len(lines) - 1 or set(listed) != set(contents):
         raise BundleError(
             "E_WEIGHTS_HASH",
-            f"SHA256SUMS has to list exactly {', '.join(BUNDLE_FILES)}.",
+            f"SHA256SUMS has to list exactly {', '.join(contents)}.",
             where=SUMS_FILE,
         )
-    for name in BUNDLE_FILES:
-        found = hashlib.sha256(contents[name]).hexdigest()
+    for name, data in contents.items():
+        found = hashlib.sha256(data).hexdigest()
         if found != listed[name]:
             raise BundleError(
                 "E_WEIGHTS_HASH",
