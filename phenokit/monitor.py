@@ -518,18 +518,14 @@ class SeizureMonitor:
     def _status(self, faults: Sequence[str | None], usable: np.ndarray) -> SegmentStatus:
         rule = self.coverage_rule
         if not usable.any() or usable.mean() < rule.min_channels:
-            is_gap = self._is_gap(faults)
+            absent = sum(fault in {"missing", "flat"} for fault in faults)
+            is_gap = absent > len(faults) / 2
             return SegmentStatus.GAP if is_gap else SegmentStatus.FEW_CHANNELS
         if self._n_history < self.model.n_segments:
             return SegmentStatus.WARMING_UP
         if self._usable.mean() < rule.min_tokens:
             return SegmentStatus.GAP
         return SegmentStatus.EVALUATED
-
-    def _is_gap(self, faults: Sequence[str | None]) -> bool:
-        """Whether too few channels can be used since they were not recorded."""
-        absent = sum(fault in {"missing", "flat"} for fault in faults)
-        return absent > (1 - self.coverage_rule.min_channels) * len(faults)
 
     def _contributions(self, features: np.ndarray, usable: np.ndarray) -> np.ndarray:
         if not np.isfinite(features[usable]).all():
