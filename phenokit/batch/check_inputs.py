@@ -43,6 +43,10 @@ DIGITS = 10
 """Decimals of a log odds ratio that do not depend on the machine."""
 EEG_LARGEST = 20e-3
 """V. No electrode on or in a brain spans more within one recording."""
+FEW_CHANNELS = 0.1
+"""Share of the channels from which on those that cannot be used are worth a warning."""
+BLOCK = 60
+"""Seconds of an EEG that are judged at once."""
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,7 @@ def _warm_up() -> None:
     import phenokit.networks.checkpoint
     import phenokit.readers.archives
     import phenokit.readers.ecg
-    import phenokit.readers.edf
+    import phenokit.readers.ieeg
     import phenokit.readers.tables
     import phenokit.report.tables  # noqa: F401
     from phenokit.preprocessing.contract import InputContract, prepare
@@ -297,26 +301,58 @@ def _check_ecg(path: Path, root: Path) -> _Reading:
     return _Reading(tuple(notices), ", ".join(leads), sha256=sha256, start=start, stop=stop)
 
 
-def _check_edf(path: Path, root: Path) -> _Reading:
-    """An EEG: read, and its span judged by the unit that it declares."""
+def _check_ieeg(path: Path, root: Path) -> _Reading:
+    """An EEG: opened, and its samples judged piece by piece, whatever its length."""
     import numpy as np
 
-    from phenokit.readers.edf import VOLT, read_edf
+    from phenokit.readers.ieeg import MICROVOLT, read_ieeg
     from phenokit.recording import Notice
 
-    edf = read_edf(path, root=root)
-    notices = list(edf.notices)
-    spans = [float(np.ptp(signal.samples)) * VOLT[signal.unit] for signal in edf.signals]
-    large = [number for number, span in enumerate(spans, start=1) if span > EEG_LARGEST]
-    if large:
-        notices.append(
-            Notice(
-                "A_AMPLITUDE",
-                f"{len(large)} of {len(spans)} signals span more than "
-                f"{EEG_LARGEST * 1e3:g} mV; check the unit that the file declares.",
-            )
+    recording = read_ieeg(path, root=root)
+    n, length = len(recording.channels), round(BLOCK * recording.sampling_rate)
+    lowest, highest = np.full(n, np.inf), np.full(n, -np.inf)
+    for first in range(0, recording.n_samples, length):
+        block = recording.samples(first, min(first + length, recording.n_samples))
+        lowest = np.fmin(
+            lowest, np.min(block, axis=1, where=~np.isnan(block), initial=np.inf)
         )
-    return _Reading(tuple(notices), ", ".join(f"signal {number}" for number in large))
+        highest = np.fmax(
+            highest, np.max(block, axis=1, where=~np.isnan(block), initial=-np.inf)
+        )
+    span = highest - lowest
+    notices, named, facts = list(recording.notices), [], []
+
+    def found(which: "np.ndarray", what: str, code: str) -> None:
+        """Name these channels; a code if it is all of them, or many."""
+        numbers = (np.flatnonzero(which) + 1).tolist()
+        if not numbers:
+            return
+        named.extend(f"channel {number}" for number in numbers)
+        facts.append(f"{len(numbers)} of {n} channels {what}")
+        if which.all() or code == "A_AMPLITUDE":
+            notices.append(Notice(code, facts[-1]))
+        elif which.mean() > FEW_CHANNELS:
+            notices.append(Notice("W_CHANNELS", facts[-1]))
+
+    if recording.unit:
+        found(
+            span > EEG_LARGEST * MICROVOLT["V"],
+            f"span more than {EEG_LARGEST * 1e3:g} mV; check the declared unit.",
+            "A_AMPLITUDE",
+        )
+    else:
+        notices.append(Notice("E_UNITS", "The file does not state a unit."))
+    found(span == -np.inf, "were not recorded.", "A_MISSING")
+    found(span == 0, "are constant.", "A_FLAT")
+    is_bad = np.array([name in recording.bad for name in recording.channels])
+    found(is_bad, "are marked as bad.", "A_MISSING")
+    if recording.gaps:
+        lost = sum(end - begin for begin, end in recording.gaps)
+        facts.append(f"{lost:.1f} s in gaps were not recorded ({len(recording.gaps)}).")
+        notices.append(Notice("W_WINDOW", facts[-1]))
+    return _Reading(
+        tuple(notices), ", ".join(dict.fromkeys(named)), message=" ".join(facts)
+    )
 
 
 def _check_csv(path: Path, root: Path) -> _Reading:
@@ -491,7 +527,8 @@ def _check_names(path: Path, root: Path) -> _Reading:
 
 _READERS: dict[str, Callable[[Path, Path], _Reading]] = {
     "wfdb": _check_ecg,
-    "edf": _check_edf,
+    "edf": _check_ieeg,
+    "ieeg": _check_ieeg,
     "csv": _check_csv,
     "xml": _check_xml,
     "dicom": _check_dicom,

@@ -45,7 +45,7 @@ from phenokit.readers.swec import read_swec
 from phenokit.readers.tables import Column, read_table
 from phenokit.recording import Event
 
-__all__ = ["IEEG_SUFFIXES", "IEEGRecording", "is_ieeg_file", "read_ieeg"]
+__all__ = ["IEEG_SUFFIXES", "MICROVOLT", "IEEGRecording", "is_ieeg_file", "read_ieeg"]
 
 IEEG_SUFFIXES = (".edf", ".bdf", ".vhdr", ".mefd", ".lay", ".eeg", ".npz")
 """Usual endings of iEEG files, for a file dialog; the first bytes decide."""

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from phenokit.batch.check_inputs import check_inputs
@@ -44,6 +45,18 @@ RUN = (
     "from phenokit.batch.check_inputs import check_inputs\n"
     "sys.exit(check_inputs(Path(sys.argv[1]), Path(sys.argv[2])))"
 )
+
+
+class RecordingInMemory:
+    """Three channels at 256 Hz."""
+
+    channels, record_id, unit, sampling_rate = ("A1", "A2", "A3"), "made", "uV", 256.0
+
+    def __init__(self, signal):
+        self.signal, self.n_samples = signal, signal.shape[1]
+
+    def samples(self, first, stop):
+        return self.signal[:, first:stop]
 
 
 def manifest() -> list[dict[str, str]]:
@@ -269,6 +282,40 @@ def test_what_cannot_be_stored_is_refused_at_once(tmp_path):
     }
     assert rows["w00_control.hea"]["code"] == "OK"
     assert stat.S_ISFIFO((folder / "fifo.hea").stat().st_mode)
+
+
+def test_channels_and_gaps_that_cannot_be_used_are_named(tmp_path):
+    from phenokit.simulation.ieeg_files import write_edf
+
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    signal = rng.normal(0, 50, (3, 5120)).astype(np.float32)
+    flat, gap, dead = signal.copy(), signal.copy(), signal * 0
+    flat[1] = 7
+    gap[:, 1024:2048] = np.nan
+    made = {"flat": flat, "gap": gap, "dead": dead}
+    for name, values in made.items():
+        write_edf(folder / f"{name}.edf", RecordingInMemory(values))
+    np.savez(folder / "clip.npz", x=signal.T, channels=["A1", "A2", "A3"], fs=256)
+    (folder / "bad.edf").write_bytes((folder / "gap.edf").read_bytes())
+    (folder / "bad_channels.tsv").write_text("name\tstatus\nA3\tbad\n")
+    files = [*(f"{name}.edf" for name in made), "clip.npz", "bad.edf"]
+    (folder / "manifest.csv").write_text(
+        "file,group\n" + "".join(f"{f},ieeg\n" for f in files)
+    )
+    check_inputs(folder, tmp_path / "o.json")
+    rows = rows_of(tmp_path / "o.json")
+    found = {file: (rows[file]["code"], rows[file]["where"]) for file in files}
+    assert found == {
+        "flat.edf": ("W_CHANNELS", "channel 2"),
+        "gap.edf": ("W_WINDOW", ""),
+        "dead.edf": ("A_FLAT", "channel 1, channel 2, channel 3"),
+        "clip.npz": ("E_UNITS", ""),
+        "bad.edf": ("W_WINDOW", "channel 3"),
+    }
+    assert rows["gap.edf"]["message"] == "4.0 s in gaps were not recorded (1)."
+    assert rows["bad.edf"]["all_codes"] == ["W_WINDOW", "W_CHANNELS"]
 
 
 def test_check_inputs_refuses_to_write_into_the_folder_or_without_a_manifest(tmp_path):
