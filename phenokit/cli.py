@@ -180,13 +180,20 @@ def demo(
     patients: Annotated[
         int, typer.Option(min=0, help="Patients of the cohort; 0 leaves it out.")
     ] = 2000,
+    ieegs: Annotated[
+        int, typer.Option(min=0, max=3, help="Recordings of intracranial EEG.")
+    ] = 3,
 ) -> None:
     """Write simulated demo recordings and a cohort for a first look at the app."""
     from phenokit.batch.demo import write_demo
 
     with _progress_bars() as show:
-        written = write_demo(out, n_patients=patients, seed=seed, progress=show)
+        written = write_demo(
+            out, n_patients=patients, n_ieegs=ieegs, seed=seed, progress=show
+        )
     typer.echo(f"{len(written.recordings)} files in {out}")
+    if written.ieegs:
+        typer.echo(f"{len(written.ieegs)} simulated iEEGs in {out / 'ieeg'}")
     if written.cohort is not None:
         state = "was there already" if written.was_there else "written"
         typer.echo(f"cohort of {patients:,} patients in {written.cohort}: {state}")
@@ -584,6 +591,48 @@ def train_ecg_command(
             open_archive(archive),
             out,
             contract=InputContract(normalisation=settings.normalisation),
+            seed=seed,
+            run_folder=run,
+            today=date.today(),
+            device=_torch_device(device),
+            resume=resume,
+            report=report,
+        )
+    typer.echo(f"{out} written, bundle hash {bundle_hash[:8]}")
+
+
+@train_app.command("ieeg")
+def train_ieeg_command(
+    recipe: Annotated[Path, typer.Argument(help="TOML file: network, training, card.")],
+    archive: Annotated[
+        Path, typer.Option(help="Archive of segments, of `phenokit pack-ieeg`.")
+    ],
+    out: OutOption,
+    run: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
+        "runs/ieeg"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    device: DeviceOption = Device.AUTO,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
+) -> None:
+    """Pre-train an MVPFormer, fine-tune it for seizures, and write its bundle."""
+    from datetime import date
+
+    import torch
+
+    from phenokit.training.assemble_seizures import train_ieeg
+    from phenokit.training.recipe import read_seizure_recipe
+    from phenokit.training.segment_archive import SegmentArchive
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = read_seizure_recipe(recipe)
+    with _training_log() as report:
+        bundle_hash = train_ieeg(
+            settings,
+            SegmentArchive(archive),
+            out,
             seed=seed,
             run_folder=run,
             today=date.today(),

@@ -39,10 +39,10 @@ def calibrate(
     slope, intercept = np.ones(n_labels), np.zeros(n_labels)
     if few.any():
         pool = known & few
-        slope[few], intercept[few] = _platt(logit[pool], labels[pool])
+        slope[few], intercept[few] = fit_platt(logit[pool], labels[pool])
     for label in np.flatnonzero(~few):
         k = known[:, label]
-        slope[label], intercept[label] = _platt(logit[k, label], labels[k, label])
+        slope[label], intercept[label] = fit_platt(logit[k, label], labels[k, label])
     unset = Calibration(slope, intercept, np.full(n_labels, 0.5), tuple(few.tolist()))
     probability = unset.probability(logit)
     threshold = np.array(
@@ -73,7 +73,7 @@ def best_threshold(
     return float(score[np.where(last_of_tie, f1, -1).argmax()])
 
 
-def _platt(
+def fit_platt(
     logit: Float[np.ndarray, " recording"], labels: Float[np.ndarray, " recording"]
 ) -> tuple[float, float]:
     """Slope and intercept; identity with one outcome only or a slope that would turn."""

@@ -6,18 +6,22 @@ that it fills.
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phenokit.errors import BadInput
+from phenokit.networks.mvpa import AttentionRule
+from phenokit.networks.mvpformer import IEEGContract, MVPFormerConfig
 from phenokit.networks.prototype import PrototypeConfig, compact
 from phenokit.readers.packed import PackedArchive
 from phenokit.statements import SCP_STATEMENTS, SUPERCLASSES, Branch, statement
 from phenokit.training.augment import Augmentation
 from phenokit.training.loop import FitConfig
 from phenokit.training.losses import LossWeights
+from phenokit.training.segment_archive import SegmentArchive
+from phenokit.training.seizures import SeizureFitConfig
 
 
 class _Section(BaseModel):
@@ -150,16 +154,111 @@ class Recipe(_Section):
         )
 
 
+class SeizureNetwork(_Section):
+    """Sizes of an MVPFormer (`phenokit.networks.mvpformer.MVPFormerConfig`).
+
+    Attributes
+    ----------
+    horizon
+        Segments that a query sees, its own included.
+    channel_order
+        Of the contract.
+    """
+
+    width: int = 128
+    n_layers: int = 4
+    n_heads: int = 4
+    n_kv_heads: int = 2
+    inner: int = 320
+    dropout: float = 0.1
+    horizon: int = 12
+    channel_order: Literal["montage", "as_recorded"] = "montage"
+
+
+class SeizureTraining(_Section):
+    """Stages of training (`phenokit.training.seizures.SeizureFitConfig`)."""
+
+    segments: int = 24
+    tokens: int = 4608
+    pretraining_steps: int = 400
+    steps: int = 2000
+    pretraining_rate: float = 1e-3
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    adaptation: Literal["all", "lora"] = "all"
+    lora_rank: int = 8
+    ictal_share: float = 0.6
+    ictal_weight: float = 1.0
+    channel_weight: float = 1.0
+    averaging: float = 0.99
+    steps_a_checkpoint: int = 100
+    validation_windows: int = 64
+
+
+class SeizureRecipe(_Section):
+    """Everything but the archive and the seed, for a network that finds seizures.
+
+    Attributes
+    ----------
+    false_alarms_per_day
+        That the threshold may give on validation.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    false_alarms_per_day: float = 24.0
+    network: SeizureNetwork = SeizureNetwork()
+    training: SeizureTraining = SeizureTraining()
+    card: CardTexts
+
+    def network_config(self, archive: SegmentArchive) -> MVPFormerConfig:
+        """The network; its contract holds the most channels that the archive trains on."""
+        network, rule = self.network, archive.rule
+        return MVPFormerConfig(
+            **network.model_dump(exclude={"horizon", "channel_order"}),
+            rule=AttentionRule(
+                index="distance",
+                window=network.horizon,
+                exempt_last=False,
+                horizon=network.horizon,
+            ),
+            contract=IEEGContract(
+                sampling_rate=rule.sampling_rate,
+                samples=rule.samples,
+                min_segments=network.horizon,
+                max_channels=max(len(one.channels) for one in archive.of("train")),
+                reference=f"{rule.reference}, of the channels that can be used",
+                band="as recorded; the mean of each segment and channel is removed",
+                channel_order=network.channel_order,
+            ),
+        )
+
+    def fit_config(self, seed: int) -> SeizureFitConfig:
+        """Settings of the stages."""
+        return SeizureFitConfig(seed=seed, **self.training.model_dump())
+
+
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+    """Read the recipe of an ECG network.
 
     Raises
     ------
     BadInput
         ``E_COLUMNS`` naming the field that is missing, unknown or of another kind.
     """
+    return _read(path, Recipe)
+
+
+def read_seizure_recipe(path: Path) -> SeizureRecipe:
+    """Read the recipe of a seizure network; see `read_recipe`."""
+    return _read(path, SeizureRecipe)
+
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, SeizureRecipe)
+
+
+def _read(path: Path, kind: type[AnyRecipe]) -> AnyRecipe:
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except tomllib.TOMLDecodeError as error:
         raise BadInput("E_HEADER", f"{path.name} is not TOML: {error}") from None
     except ValidationError as error:

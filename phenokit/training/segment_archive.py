@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int16
+from jaxtyping import Bool, Float32, Int8, Int16
 
 from phenokit.errors import BadInput
 from phenokit.evidence.seizures import label_segments
@@ -111,6 +111,25 @@ class SegmentArchive:
             n_segments=recording.n_segments,
             segment_duration=self.rule.duration,
         )
+
+    def channel_label(
+        self, recording: ArchivedRecording
+    ) -> Int8[np.ndarray, "segment channel"]:
+        """1 where a channel is in seizure, 0 where not, -1 where nobody said.
+
+        An annotation that names its channels says so of all; one that names none of those
+        recorded says nothing.
+        """
+        label = np.zeros((recording.n_segments, len(recording.channels)), dtype=np.int8)
+        for seizure in recording.seizures:
+            inside = label_segments(
+                (seizure,),
+                n_segments=recording.n_segments,
+                segment_duration=self.rule.duration,
+            )
+            named = np.array([name in seizure.channels for name in recording.channels])
+            label[inside] = named if named.any() else -1
+        return label
 
     def _stored(self, recording: ArchivedRecording, name: str) -> np.ndarray:
         path = self.folder / f"{recording.number:05d}" / f"{name}.npy"

@@ -19,18 +19,19 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from phenokit.errors import BadInput
 from phenokit.evidence.seizure_scores import segment_auroc
 from phenokit.networks.lora import merge
 from phenokit.networks.mvpformer import (
+    N_CLASSES,
     MVPFormer,
     MVPFormerConfig,
     adapt,
@@ -76,6 +77,8 @@ class SeizureFitConfig:
         Of the windows that are drawn around a seizure.
     ictal_weight
         Of an ictal segment in the loss, against 1.
+    channel_weight
+        Of the loss of the channels, against 1 of the segments'.
     averaging
         Decay a step of the running mean of the weights that is validated and kept.
     steps_a_checkpoint
@@ -98,6 +101,7 @@ class SeizureFitConfig:
     n_negatives: int = N_NEGATIVES
     ictal_share: float = 0.6
     ictal_weight: float = 1.0
+    channel_weight: float = 1.0
     averaging: float = 0.99
     steps_a_checkpoint: int = 100
     validation_windows: int = 64
@@ -114,11 +118,14 @@ class Windows(NamedTuple):
         Which segments of which channels hold a signal.
     label
         Whether a segment is ictal.
+    channel_label
+        Whether a channel of it is; -1 where nobody said.
     """
 
     signal: Float[Tensor, "window time channel sample"]
     valid: Bool[Tensor, "window time channel"]
     label: Int64[Tensor, "window time"]
+    channel_label: Int64[Tensor, "window time channel"]
 
 
 def fit_seizures(
@@ -187,7 +194,14 @@ def segment_logits(
     network: MVPFormer, windows: Windows
 ) -> Float[Tensor, "window time class"]:
     """Two logits of every segment; of one without a valid channel, those of nothing."""
-    features = network(windows.signal, valid=windows.valid)
+    return _pooled(network, network(windows.signal, valid=windows.valid), windows)
+
+
+def _pooled(
+    network: MVPFormer,
+    features: Float[Tensor, "window time channel feature"],
+    windows: Windows,
+) -> Float[Tensor, "window time class"]:
     counted = windows.valid[..., None]
     mean = torch.where(counted, features, 0).sum(2) / counted.sum(2).clamp(min=1)
     return network.head(mean)
@@ -227,27 +241,30 @@ class _Loop:
         peak = (
             settings.learning_rate if stage == "fine-tuning" else settings.pretraining_rate
         )
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=peak, weight_decay=settings.weight_decay
+        channel_head = nn.Linear(network.config.width, N_CLASSES, bias=False)
+        nn.init.zeros_(channel_head.weight)
+        moved = nn.ModuleDict(
+            {"network": network, "channels": channel_head.to(self.device)}
         )
-        average = RunningMean(network, settings.averaging)
+        optimizer = torch.optim.AdamW(
+            moved.parameters(), lr=peak, weight_decay=settings.weight_decay
+        )
+        average = RunningMean(moved, settings.averaging)
         each = settings.steps_a_checkpoint
         n_checkpoints = -(-steps // each)
         checks = list(self._validation_windows())
-        for done in range(
-            self._run.load(stage, network, optimizer, average), n_checkpoints
-        ):
-            network.train()
+        for done in range(self._run.load(stage, moved, optimizer, average), n_checkpoints):
+            moved.train()
             total = 0.0
             first, stop = done * each, min((done + 1) * each, steps)
             for step in range(first, stop):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * _rate(step / steps)
-                total += self._step(stage, step, network, optimizer)
-                average.update(network)
-            with average.in_place_of(network):
+                total += self._step(stage, step, moved, optimizer)
+                average.update(moved)
+            with average.in_place_of(moved):
                 score = self._score(stage, network, checks)
-            self._run.save(stage, done, score, network, optimizer, average)
+            self._run.save(stage, done, score, moved, optimizer, average)
             self.report(
                 Progress(
                     stage,
@@ -258,12 +275,17 @@ class _Loop:
                     "AUROC" if stage == "fine-tuning" else "accuracy",
                 )
             )
-        self._run.restore_best(stage, network)
+        self._run.restore_best(stage, moved)
 
     def _step(
-        self, stage: Stage, step: int, network: MVPFormer, optimizer: torch.optim.Optimizer
+        self,
+        stage: Stage,
+        step: int,
+        moved: nn.ModuleDict,
+        optimizer: torch.optim.Optimizer,
     ) -> float:
         settings = self.settings
+        network = cast(MVPFormer, moved["network"])
         key = f"{settings.seed} {stage} {step}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:7])
         rng = np.random.default_rng(seed)
@@ -274,12 +296,12 @@ class _Loop:
             torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
                 loss = (
-                    seizure_loss(network, windows, ictal_weight=settings.ictal_weight)
+                    seizure_loss(network, moved["channels"], windows, settings)
                     if stage == "fine-tuning"
                     else self._contrast(network, windows, seed)
                 )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+        torch.nn.utils.clip_grad_norm_(moved.parameters(), settings.clip_norm)
         optimizer.step()
         return float(loss.detach())
 
@@ -333,13 +355,24 @@ class _Loop:
 
 
 def seizure_loss(
-    network: MVPFormer, windows: Windows, *, ictal_weight: float
+    network: MVPFormer,
+    channel_head: nn.Module,
+    windows: Windows,
+    settings: SeizureFitConfig,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the segments that have a valid channel."""
-    logits = segment_logits(network, windows).float()
+    """Mean cross-entropy of the segments, and of their channels where those are known."""
+    features = network(windows.signal, valid=windows.valid)
+    weight = features.new_tensor([1.0, settings.ictal_weight])
     known = windows.valid.any(2)
-    weight = torch.tensor([1.0, ictal_weight], device=logits.device)
-    return F.cross_entropy(logits[known], windows.label[known], weight)
+    logits = _pooled(network, features, windows).float()
+    loss = F.cross_entropy(logits[known], windows.label[known], weight)
+    said = windows.valid & (windows.channel_label >= 0)
+    if settings.channel_weight and said.any():
+        logits = channel_head(features[said]).float()
+        loss = loss + settings.channel_weight * F.cross_entropy(
+            logits, windows.channel_label[said]
+        )
+    return loss
 
 
 def draw_windows(
@@ -365,7 +398,8 @@ def draw_windows(
     n = max(1, settings.tokens // (length * len(recording.channels)))
     label = archive.label(recording)
     ictal = np.flatnonzero(label)
-    signal, valid, labels = [], [], []
+    channel_label = archive.channel_label(recording)
+    signal, valid, labels, channel_labels = [], [], [], []
     for _ in range(n):
         last = recording.n_segments - length
         first = int(rng.integers(last + 1))
@@ -376,10 +410,12 @@ def draw_windows(
         signal.append(archive.signal(recording, first, first + length))
         valid.append(archive.valid(recording, first, first + length))
         labels.append(label[first : first + length])
+        channel_labels.append(channel_label[first : first + length])
     return Windows(
         torch.from_numpy(np.stack(signal)),
         torch.from_numpy(np.stack(valid)),
         torch.from_numpy(np.stack(labels).astype(np.int64)),
+        torch.from_numpy(np.stack(channel_labels).astype(np.int64)),
     )
 
 
