@@ -1,11 +1,13 @@
-"""The demonstration material: a dozen ECGs to look at, and a cohort to analyse.
+"""The demonstration material: ECGs and iEEGs to look at, and a cohort to analyse.
 
     DIR/demo01.hea ...   recordings as a hospital would have them, and demo.csv
+    DIR/ieeg/            simulated patients with seizures: EDF+, with the truth beside
     DIR/cohort/          simulated patients with ECGs, diagnoses and truth, scored
 
-The cohort is a run of its own (`phenokit.batch.run_folder`): a finished one of the same
-plan is left alone, an unfinished one is completed, another one is replaced. Which bytes are
-written depends on the seed and the model alone, not on the number of worker processes.
+The iEEGs and the cohort are each a run of its own (`phenokit.batch.run_folder`): a finished
+one of the same plan is left alone, an unfinished one is completed, another one is replaced.
+Which bytes are written depends on the seed and the model alone, not on the number of worker
+processes.
 """
 
 import hashlib
@@ -37,6 +39,8 @@ from phenokit.simulation.cohort import (
 from phenokit.simulation.demo import write_demo_recordings
 from phenokit.simulation.ecg import deal_conditions
 from phenokit.simulation.hospital import cohort_files, csv_bytes, write_recordings
+from phenokit.simulation.ieeg import draw_patient, simulate_ieeg
+from phenokit.simulation.ieeg_files import write_patient_files
 
 MODEL = "ecg-demo"
 """The bundle that the cohort is scored with; trained on the same simulation of ECGs."""
@@ -45,6 +49,12 @@ _BLOCK = 32
 """Recordings that a worker process makes between two reports."""
 
 _SECONDS_A_BLOCK = 600.0
+
+_IEEGS = ((28, 720, 2, 1), (40, 600, 1, 0), (56, 900, 2, 1))
+"""Of each simulated iEEG: contacts, seconds, seizures and gaps."""
+
+_IEEG_STREAM = 0x1EE6
+"""Keeps these patients apart from others of the same seed."""
 
 _ARCHIVE = re.compile(r"simulated, (?P<n>[\d,]+) ECGs, seed (?P<seed>\d+)")
 
@@ -60,6 +70,8 @@ class Demo:
     ----------
     recordings
         Headers of the dozen recordings.
+    ieegs
+        EDF files of the simulated iEEGs.
     cohort
         Folder of the cohort; ``None`` if none was asked for.
     was_there
@@ -67,6 +79,7 @@ class Demo:
     """
 
     recordings: tuple[Path, ...]
+    ieegs: tuple[Path, ...] = ()
     cohort: Path | None = None
     was_there: bool = False
 
@@ -75,12 +88,13 @@ def write_demo(
     folder: Path,
     *,
     n_patients: int = 2000,
+    n_ieegs: int = 0,
     seed: int = 1,
     workers: int = 2,
     model: str = MODEL,
     progress: Progress = lambda stage, done, of: None,
 ) -> Demo:
-    """Write the demonstration recordings and the cohort.
+    """Write the demonstration recordings, iEEGs and the cohort.
 
     Parameters
     ----------
@@ -88,6 +102,8 @@ def write_demo(
         Made if it is not there. A cohort of another plan in it is replaced.
     n_patients
         Of the cohort; 0 leaves it out.
+    n_ieegs
+        Simulated patients with depth electrodes, a recording each; up to 3.
     seed
         The same seed gives the same files.
     workers
@@ -100,13 +116,14 @@ def write_demo(
     BundleError
         If the model cannot be loaded.
     BadInput
-        ``E_VERSION`` if the folder ``cohort`` is something else.
+        ``E_VERSION`` if the folder ``cohort`` or ``ieeg`` is something else.
     OutputBusy
-        If another process is writing the cohort.
+        If another process is writing there.
     """
     recordings = tuple(write_demo_recordings(folder, seed=seed))
+    ieegs = _write_ieegs(folder / "ieeg", n_ieegs, seed, workers, progress)
     if not n_patients:
-        return Demo(recordings)
+        return Demo(recordings, ieegs)
     bundle = load_bundle(model)
     plan = {
         "n_patients": n_patients,
@@ -115,7 +132,83 @@ def write_demo(
         "simulation": _hash_of_simulation(),
     }
     cohort = folder / "cohort"
-    return Demo(recordings, cohort, _was_there(cohort, plan, bundle, workers, progress))
+    return Demo(
+        recordings, ieegs, cohort, _was_there(cohort, plan, bundle, workers, progress)
+    )
+
+
+def _write_ieegs(
+    folder: Path, n: int, seed: int, workers: int, progress: Progress
+) -> tuple[Path, ...]:
+    """EDF files of the first `n` plans, with their tables; those of a finished run stay."""
+    plans = [(folder, seed, number) for number in range(len(_IEEGS[:n]))]
+    paths = tuple(folder / f"{_ieeg_name(number)}.edf" for _, _, number in plans)
+    if not plans:
+        return ()
+    plan = {"n_ieegs": n, "seed": seed, "simulation": _hash_of_simulation()}
+    try:
+        _run_ieegs(folder, plan, plans, workers, progress, restart=False)
+    except BadInput as error:
+        if error.code != "E_VERSION" or not (folder / f"{_ieeg_name(0)}.edf").is_file():
+            raise
+        _run_ieegs(folder, plan, plans, workers, progress, restart=True)
+    return paths
+
+
+def _run_ieegs(
+    folder: Path,
+    plan: dict[str, int | str],
+    plans: Sequence[tuple[Path, int, int]],
+    workers: int,
+    progress: Progress,
+    *,
+    restart: bool,
+) -> None:
+    with open_run(folder, plan=plan, command="demo", restart=restart) as run:
+        if run.manifest is not None:
+            return
+
+        def report(done: int, of: int) -> None:
+            run.progress(done, of, stage="iEEGs")
+            progress("iEEGs", done, of)
+
+        report(0, len(plans))
+        if workers == 1:
+            for number, one in enumerate(plans, start=1):
+                _make_ieeg(one)
+                report(number, len(plans))
+        else:
+            runs = run_isolated(
+                _make_ieeg,
+                plans,
+                workers=workers,
+                time_limit=_SECONDS_A_BLOCK,
+                progress=report,
+            )
+            failed = [made.value or made.end for made in runs if made.end != "done"]
+            if failed:
+                raise PhenoKitError(f"iEEGs failed ({failed[0]})")
+        run.finish({"format": "phenokit demo iEEGs", "n_recordings": len(plans)})
+
+
+def _make_ieeg(plan: tuple[Path, int, int]) -> None:
+    """One patient and one recording, by the seed and the number alone."""
+    folder, seed, number = plan
+    n_channels, duration, n_seizures, n_gaps = _IEEGS[number]
+    rng = np.random.default_rng([seed, number, _IEEG_STREAM])
+    name = _ieeg_name(number)
+    ieeg = simulate_ieeg(
+        draw_patient(rng, n_channels=n_channels, patient_id=name),
+        rng=rng,
+        duration=duration,
+        n_seizures=n_seizures,
+        n_gaps=n_gaps,
+    )
+    write_patient_files(folder, name, ieeg)
+
+
+def _ieeg_name(number: int) -> str:
+    return f"simulated{number + 1:02d}"
 
 
 def _was_there(

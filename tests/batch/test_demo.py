@@ -88,7 +88,9 @@ def test_scores_are_those_of_phenokit_score(demo, tmp_path):
     from phenokit.pipeline import load_ecg_model
 
     _, made, _ = demo
-    score_path(made.cohort / "recordings", tmp_path, load_ecg_model("ecg-demo", device="cpu"))
+    score_path(
+        made.cohort / "recordings", tmp_path, load_ecg_model("ecg-demo", device="cpu")
+    )
     assert contents(tmp_path) == contents(made.cohort / "scores")
 
 
@@ -200,3 +202,29 @@ def score_statistic(values, y, covariates):
     )
     adjusted = values - covariates @ within
     return adjusted.T @ (y - p) / np.sqrt((weight * adjusted**2).sum(0))
+
+
+@pytest.fixture
+def short_ieegs(monkeypatch):
+    """A minute without a seizure in place of each recording."""
+    monkeypatch.setattr("phenokit.batch.demo._IEEGS", ((8, 60, 0, 0), (10, 60, 0, 0)))
+
+
+def test_finished_ieegs_are_left_alone_and_those_of_another_seed_replaced(
+    short_ieegs, tmp_path
+):
+    made = write_demo(tmp_path / "a", n_patients=0, n_ieegs=2, workers=1)
+    assert [path.name for path in made.ieegs] == ["simulated01.edf", "simulated02.edf"]
+    before = made.ieegs[0].stat().st_mtime_ns
+    write_demo(tmp_path / "a", n_patients=0, n_ieegs=2, workers=1)
+    assert made.ieegs[0].stat().st_mtime_ns == before
+    first = contents(tmp_path / "a")
+    write_demo(tmp_path / "a", n_patients=0, n_ieegs=2, seed=2, workers=1)
+    assert contents(tmp_path / "a")["ieeg/simulated01.edf"] != first["ieeg/simulated01.edf"]
+
+
+@pytest.mark.slow
+def test_ieegs_of_two_processes_are_those_of_one(tmp_path):
+    for name, workers in (("a", 1), ("b", 2)):
+        write_demo(tmp_path / name, n_patients=0, n_ieegs=2, workers=workers)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
