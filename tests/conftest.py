@@ -204,6 +204,32 @@ def ieeg_model():
     return make
 
 
+@pytest.fixture(scope="session")
+def ieeg_bundle(ieeg_model, tmp_path_factory) -> Path:
+    """A bundle of the network of `ieeg_model`, cached, with a calibration."""
+    from phenokit.monitor import KIND
+    from phenokit.networks.checkpoint import write_bundle
+    from phenokit.networks.mvpformer import to_arrays
+
+    model = ieeg_model()
+    folder = tmp_path_factory.mktemp("models") / "tiny-ieeg"
+    write_bundle(
+        folder,
+        config={
+            "kind": KIND, "network": model.config.to_dict(),
+            "segments": model.segments.to_dict(), "streaming": "cached",
+            "n_segments": model.n_segments,
+        },
+        tensors=to_arrays(model.network),
+        calibration={
+            "theta_on": 0.55, "theta_off": 0.3, "median": 3, "join_gap": 2.0,
+            "minimum_duration": 2.0, "platt": {"slope": 1.3, "intercept": -0.1},
+        },
+        card=toy_card("tiny-ieeg"),
+    )  # fmt: skip
+    return folder
+
+
 @dataclass(frozen=True)
 class InMemory:
     """An iEEG that is an array."""
@@ -246,6 +272,31 @@ def cuda() -> str:
     return "cuda"
 
 
+def toy_card(name: str) -> dict[str, Any]:
+    """A card that loads and says nothing."""
+    figure = {
+        "label": "NORM", "metric": "AUROC", "value": 0.9, "low": 0.8, "high": 0.95,
+        "n": 100, "n_positive": 40,
+    }  # fmt: skip
+    return {
+        "first_line": "Made by a test; not for diagnosis.", "name": name,
+        "version": "1.0.0", "intended_use": "Tests.", "population": "Nobody.",
+        "inputs": "12-lead ECG, 10 s", "outputs": "One label",
+        "warnings": ["Not for diagnosis."], "owner": "Nobody", "date": date(2026, 1, 2),
+        "licences": {"code": "-", "weights": "-", "training_data": "-"},
+        "training": {
+            "data": "none", "n_recordings": 0, "preprocessing": "none", "split": "none",
+        },
+        "calibration": {"method": "none", "data": "none", "slope": []},
+        "out_of_distribution": {
+            "method": "none", "threshold": 1.0, "false_positive_rate": 0.05,
+            "detection": [],
+        },
+        "prevalence": {"NORM": {"training": 0.4}},
+        "performance": [figure], "subgroups": [], "tripod_ai": {},
+    }  # fmt: skip
+
+
 @pytest.fixture
 def write_toy_bundle():
     """`write_toy_bundle(parent, name, seed=)`: a valid bundle without a real network."""
@@ -253,27 +304,6 @@ def write_toy_bundle():
 
     def write(parent: Path, name: str = "toy", *, seed: int = 1) -> Path:
         rng = np.random.default_rng(seed)
-        figure = {
-            "label": "NORM", "metric": "AUROC", "value": 0.9, "low": 0.8, "high": 0.95,
-            "n": 100, "n_positive": 40,
-        }  # fmt: skip
-        card = {
-            "first_line": "Made by a test; not for diagnosis.", "name": name,
-            "version": "1.0.0", "intended_use": "Tests.", "population": "Nobody.",
-            "inputs": "12-lead ECG, 10 s", "outputs": "One label",
-            "warnings": ["Not for diagnosis."], "owner": "Nobody", "date": date(2026, 1, 2),
-            "licences": {"code": "-", "weights": "-", "training_data": "-"},
-            "training": {
-                "data": "none", "n_recordings": 0, "preprocessing": "none", "split": "none",
-            },
-            "calibration": {"method": "none", "data": "none", "slope": []},
-            "out_of_distribution": {
-                "method": "none", "threshold": 1.0, "false_positive_rate": 0.05,
-                "detection": [],
-            },
-            "prevalence": {"NORM": {"training": 0.4}},
-            "performance": [figure], "subgroups": [], "tripod_ai": {},
-        }  # fmt: skip
         prototypes = pd.DataFrame(
             {
                 "prototype_id": [0], "branch": ["global"], "label": ["NORM"],
@@ -288,7 +318,7 @@ def write_toy_bundle():
             prototypes=prototypes,
             calibration={"threshold": {"NORM": 0.5}},
             trust={"mean": np.zeros(3)},
-            card=card,
+            card=toy_card(name),
         )
         return parent / name
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from phenokit import score_ieeg
-from phenokit.errors import Outcome
+from phenokit.engine import Engine
+from phenokit.errors import BundleError, Outcome
 from phenokit.evidence.seizures import CoverageRule, EventRule
-from phenokit.monitor import SeizureMonitor
+from phenokit.monitor import IEEGModel, SeizureMonitor, load_ieeg_model
+from phenokit.pipeline import ECGModel, load_ecg_model, load_model
 from phenokit.recording import Notice, SegmentStatus
 
 A_SECOND = 128
@@ -174,3 +176,37 @@ def test_too_strict_a_coverage_rule_evaluates_nothing(ieeg_model, ieeg_array):
     scored = score_ieeg(recording, ieeg_model(), coverage_rule=strict)
     assert (scored.code, scored.coverage_rule) == ("A_MISSING", strict)
     assert set(scored.status.tolist()) == {SegmentStatus.FEW_CHANNELS}
+
+
+def test_a_bundle_scores_as_the_network_that_it_was_written_of(
+    ieeg_bundle, ieeg_model, ieeg_array
+):
+    model, recording = load_model(ieeg_bundle, device="cpu"), ieeg_array(5, 12.0)
+    assert isinstance(model, IEEGModel)
+    in_memory = replace(
+        ieeg_model(),
+        slope=1.3,
+        intercept=-0.1,
+        event_rule=EventRule(0.55, 0.3, 3, 2.0, 2.0),
+    )
+    ours, expected = score_ieeg(recording, model), score_ieeg(recording, in_memory)
+    np.testing.assert_array_equal(ours.probability, expected.probability)
+    assert ours.events == expected.events
+    assert len(ours.bundle_hash) == 64
+    assert (ours.model, ours.event_rule) == ("tiny-ieeg", in_memory.event_rule)
+
+
+def test_a_model_of_the_other_kind_is_refused(ieeg_bundle, tiny_bundle):
+    with pytest.raises(BundleError, match="is not an ECG prototype model"):
+        load_ecg_model(ieeg_bundle)
+    with pytest.raises(BundleError, match="is no model of intracranial EEG"):
+        load_ieeg_model(tiny_bundle)
+    assert isinstance(load_model(tiny_bundle, device="cpu"), ECGModel)
+
+
+def test_the_engine_says_what_the_pipeline_says(ieeg_bundle, ieeg_array):
+    engine, recording = Engine(device="cpu"), ieeg_array(5, 12.0)
+    ours = engine.score_ieeg(recording, str(ieeg_bundle))
+    expected = score_ieeg(recording, engine.ieeg_model(str(ieeg_bundle)))
+    engine.close()
+    np.testing.assert_array_equal(ours.contribution, expected.contribution)

@@ -1,7 +1,8 @@
 """A folder of iEEGs: a row each, files that a viewer reads back, runs that go on."""
 
 import json
-from dataclasses import fields
+import sys
+from dataclasses import fields, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,8 +40,6 @@ def ward(tmp_path_factory, ieeg_array):
 
 @pytest.fixture(scope="module")
 def model(ieeg_model):
-    from dataclasses import replace
-
     return replace(ieeg_model(), event_rule=EventRule(theta_on=0.5, minimum_duration=1.0))
 
 
@@ -169,3 +168,15 @@ def test_a_single_file_and_a_missing_one(ward):
     with pytest.raises(BadInput) as refused:
         find_ieeg_inputs(ward / "none.edf")
     assert refused.value.code == "E_MISSING"
+
+
+def test_the_command_takes_the_kind_of_the_model(ward, ieeg_bundle, tmp_path, monkeypatch):
+    from phenokit.cli import main
+
+    command = ["phenokit", "score", str(ward), "--out", str(tmp_path), "--strict"]
+    monkeypatch.setattr(sys, "argv", [*command, "--model", str(ieeg_bundle)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 3  # one file is rejected
+    assert [row["model"] for row in rows_of(tmp_path)] == ["tiny-ieeg"] * 5
+    assert read_scored_ieeg(tmp_path, "Meyer").event_rule.theta_on == 0.55
