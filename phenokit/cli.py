@@ -605,7 +605,7 @@ def train_ecg_command(
 def train_ieeg_command(
     recipe: Annotated[Path, typer.Argument(help="TOML file: network, training, card.")],
     archive: Annotated[
-        Path, typer.Option(help="Archive of segments, of `phenokit pack-ieeg`.")
+        Path, typer.Option(help="Archive of segments, of `phenokit data pack-ieeg`.")
     ],
     out: OutOption,
     run: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path(
@@ -745,6 +745,24 @@ def install_model(
 
     bundle = install_bundle(file)
     typer.echo(f"{bundle.name} installed, bundle hash {bundle.bundle_hash[:8]}")
+
+
+@data_app.command("pack-ieeg")
+def pack_ieeg_command(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="iEEG files with annotated seizures.")
+    ],
+    splits: Annotated[Path, typer.Option(help="CSV with path, patient_id, split.")],
+    out: OutOption,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "",
+) -> None:
+    """Cut iEEGs into segments and archive them for training."""
+    from phenokit.batch.pack_ieeg import pack_ieeg
+
+    with _progress_bar("packing") as progress:
+        archive = pack_ieeg(source, splits, out, dataset=name, progress=progress)
+    segments = sum(one.n_segments for one in archive.recordings)
+    typer.echo(f"{len(archive.recordings)} recordings, {segments:,} segments in {out}")
 
 
 @data_app.command("pack")
