@@ -63,7 +63,7 @@ def _threshold(one: Opened, scored: ScoredIEEG) -> AtThreshold | None:
     key = f"ieeg-theta-{one.record}-{scored.bundle_hash[:8]}"
     if key not in st.session_state:
         st.session_state[key] = round(min(max(rule.theta_on, 0.01), 0.99), 2)
-    left, right = st.columns([1, 2], vertical_alignment="center", gap="large")
+    left, right = st.columns([1, 3], vertical_alignment="center", gap="large")
     with left:
         theta = st.slider(
             "Threshold of the probability", 0.01, 0.99, step=0.01, key=key,
@@ -72,11 +72,10 @@ def _threshold(one: Opened, scored: ScoredIEEG) -> AtThreshold | None:
     # What the slider shows is rounded; the model's own threshold is meant exactly.
     is_own = abs(theta - rule.theta_on) < 0.005
     found = at_threshold(scored, rule if is_own else rule_at(rule, theta), one.reference)
-    own = "the model's own threshold" if is_own else f"model's own: {rule.theta_on:.2f}"
     with right:
-        for sentence in found.sentences():
-            st.text(sentence)
-        st.caption(f"{own}. Events last {rule.minimum_duration:g} s or more.")
+        _widgets.show(
+            [_ieeg_panels.threshold_words(found, rule.theta_on)], key="ieeg-at-threshold"
+        )
     return found
 
 
@@ -125,7 +124,9 @@ def _list(
 
     if rows:
         _widgets.show(
-            [_ieeg_panels.event_list(rows, selected=chosen)], key=LIST, on_choose=choose
+            [_ieeg_panels.event_list(rows, scored, selected=chosen)],
+            key=LIST,
+            on_choose=choose,
         )
     elif scored is None:
         st.text("Not scored: the model has found no events, because it has not looked.")

@@ -9,8 +9,10 @@ from phenokit.errors import CODES, BadInput, Outcome, first_code
 from phenokit.pipeline import ScoredIEEG
 from phenokit.report.explanation import OUTCOME_WORDS, count, format_probability
 from phenokit.report.ieeg_review import (
+    AtThreshold,
     coverage_sentence,
     format_time,
+    largest_parts,
     next_step,
 )
 from phenokit.reviews import ReviewedEvent
@@ -62,7 +64,6 @@ def facts(one: Opened) -> Node:
     unit = "µV" if recording.unit == "uV" else "not stated: arbitrary units"
     bad = f", {len(recording.bad)} marked as bad" if recording.bad else ""
     pairs = {
-        "Recording": one.name,
         "Data": "simulated" if one.is_simulated else "recorded, as far as the file tells",
         "Format": recording.source_format,
         "Outcome code": code,
@@ -122,35 +123,56 @@ def result(scored: ScoredIEEG) -> Node:
     return verdict(scored.outcome, scored.code, scored.message, details=details)
 
 
-def event_list(rows: Sequence[ReviewedEvent], *, selected: int | None) -> Node:
+def event_list(
+    rows: Sequence[ReviewedEvent], scored: ScoredIEEG | None, *, selected: int | None
+) -> Node:
     """The events, each with a button that goes there."""
-    heads = ("Onset", "Duration", "Confidence", "Channels", "Status", "By", "")
     body: list[Node] = []
     for k, row in enumerate(rows[:N_LISTED]):
-        event = row.event
-        decided = row.decision
+        event, decided = row.event, row.decision
         by = "" if decided is None else f"{decided.author}, {decided.at[:16]} UTC"
         confidence = (
-            "no model event here"
+            "no model event"
             if event.confidence is None
             else format_probability(event.confidence)
         )
-        cut = " (cut: not evaluated before or after)" if event.truncated else ""
+        cut = " (cut: not evaluated beside it)" if event.truncated else ""
+        channels = ", ".join(event.channels[:6]) or largest_parts(scored, row.found)
+        onset = format_time(event.onset, 1)
         body.append(["tr", {},
-            ["th", {"scope": "row", "class": "number"}, format_time(event.onset, 1)],
-            ["td", {"class": "number"}, f"{event.duration:.1f} s"],
-            ["td", {"class": "number"}, confidence],
-            ["td", {}, ", ".join(event.channels[:6]) or "not named by the model"],
-            ["td", {}, STATUS_SIGNS[row.status] + cut],
-            ["td", {}, by.replace("T", " ")],
             ["td", {}, ["button", {"type": "button", "data-choose": str(k),
                                    "aria-pressed": str(k == selected).lower(),
-                                   "aria-label": f"Go to {format_time(event.onset, 1)}"},
-                        "Go there"]]])  # fmt: skip
+                                   "aria-label": f"Go to the event at {onset}"},
+                        f"▶ {onset}"]],
+            ["td", {"class": "number"}, f"{event.duration:.1f} s"],
+            ["td", {"class": "number"}, confidence],
+            ["td", {}, channels],
+            ["td", {}, STATUS_SIGNS[row.status] + cut],
+            ["td", {}, by.replace("T", " ")]])  # fmt: skip
+    heads = (
+        ("Go to onset", ""), ("Duration", "number"), ("Confidence", "number"),
+        ("Channels with the largest parts (model internals)", ""), ("Status", ""),
+        ("By", ""),
+    )  # fmt: skip
     caption = f"{count(len(rows), 'event')}, in order of time."
     if len(rows) > N_LISTED:
         caption += f" The first {N_LISTED} are listed; raise the threshold for fewer."
-    return ["table", {"class": "wide"},
+    return ["table", {"class": "wide events"},
         ["caption", {}, caption],
-        ["thead", {}, ["tr", {}, *(["th", {"scope": "col"}, head] for head in heads)]],
+        ["thead", {}, ["tr", {}, *(["th", {"scope": "col", "class": kind}, head]
+                                   for head, kind in heads)]],
         ["tbody", {}, *body]]  # fmt: skip
+
+
+def threshold_words(found: AtThreshold, own: float) -> Node:
+    """What follows from the threshold."""
+    is_own = found.rule.theta_on == own
+    which = (
+        "This is the model's own threshold."
+        if is_own
+        else f"The model's own threshold is {own:.2f}."
+    )
+    first, *rest = found.sentences()
+    return ["div", {"class": "said", "role": "status"},
+        ["p", {}, ["strong", {}, first], f" {which}"],
+        *(["p", {}, one] for one in rest)]  # fmt: skip

@@ -3,7 +3,7 @@
 A fragment: turning a page runs this file and nothing else of the page.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -23,9 +23,10 @@ from phenokit.report.ieeg_viewer import (
     NOTCHES,
     PAGE_LENGTHS,
     SENSITIVITIES,
+    Page,
     View,
     draw_page,
-    pack_page,
+    pack_pages,
     page_length,
     typical_amplitude,
 )
@@ -34,6 +35,7 @@ COLUMNS = 1200
 """Of the first page; the browser then says how many it has."""
 ROWS = (16, 32, 64)
 TRACES = "ieeg-traces"
+OFF, ALL = 0.0, 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def go_to(record: str, event: Event) -> None:
     """Open the page on which an event begins, with something before it."""
     length = st.session_state.get(f"ieeg-length-{record}", 10)
     st.session_state[f"ieeg-at-{record}"] = max(0.0, float(event.onset) - 0.2 * length)
+    jump = f"ieeg-jump-{record}"  # the browser leaves its own place only when this changes
+    st.session_state[jump] = st.session_state.get(jump, 0) + 1
 
 
 def begin_of(record: str) -> float:
@@ -87,19 +91,12 @@ def _show(one: Opened, layer: Layer) -> None:
     view, sensitivity, negative_up = _controls(one)
     record = one.record
     columns = int(st.session_state.get("ieeg-columns", COLUMNS))
-    try:
-        page = draw_page(
-            one.recording,
-            view,
-            n_columns=columns,
-            extrema=_long_recordings.extrema(one) if view.length >= 60 else None,
-        )
-    except BadInput as error:
-        st.warning(f"This montage cannot be drawn ({error.code}). {next_step(error.code)}")
-        st.text(str(error))
-        page = draw_page(
-            one.recording, View(begin=view.begin, length=view.length), n_columns=columns
-        )
+    # What the browser asked for, once: the page after the one that it shows.
+    needed = st.session_state.pop(f"ieeg-need-{record}", view.begin)
+    needed = view.begin if needed is None else min(max(0.0, needed), _last(one, view))
+    page = _drawn(one, replace(view, begin=needed), columns)
+    # Pages that the browser keeps are of no use with other settings.
+    key = repr((one.key, replace(view, begin=0.0), columns))
 
     def go() -> None:
         wanted = _widgets.asked(TRACES)
@@ -108,16 +105,20 @@ def _show(one: Opened, layer: Layer) -> None:
         st.session_state[f"ieeg-at-{record}"] = float(wanted["begin"])
         st.session_state[f"ieeg-row-{record}"] = int(wanted["first_row"])
         st.session_state["ieeg-columns"] = min(max(int(wanted["columns"]), 200), 3000)
+        if wanted.get("need") is not None:
+            st.session_state[f"ieeg-need-{record}"] = float(wanted["need"])
         if "until" in wanted:
             span = float(wanted["until"]) - float(wanted["begin"])
             st.session_state[f"ieeg-length-{record}"] = page_length(span)
 
-    duration = one.recording.duration
     header: dict[str, Any] = {
+        "key": key,
+        "jump": f"{record}-{st.session_state.get(f'ieeg-jump-{record}', 0)}",
         "begin": view.begin,
-        "length": float(view.length),
-        "duration": duration,
+        "length": view.length,
+        "duration": one.recording.duration,
         "first_row": view.first_row,
+        "columns": columns,
         "unit": one.recording.unit,
         "sensitivity": sensitivity,
         "negative_up": negative_up,
@@ -138,16 +139,32 @@ def _show(one: Opened, layer: Layer) -> None:
             for event, status in layer.marks
         ],
         "printed": _printed(one, view, sensitivity, negative_up, layer),
-        "legend": "Overview: click to go there, drag to choose a stretch. Hatched: not "
-        "recorded. Hatched the other way: not evaluated. Dashed line: threshold. Filled: "
-        "event, ✓ accepted, ✎ edited, + added; empty and ✕: rejected.",
+        "legend": "Click or drag in the overview to go there. Hatched: not recorded, or "
+        "(the other way) not evaluated. Dashed: threshold. Filled: event (✓ accepted, "
+        "✎ edited, + added by a reader); empty with ✕: rejected.",
         "overview_words": _overview_words(one, layer),
     }
     _widgets.show_traces(
-        pack_page(page, header=header, bad=view.bad, trend=layer.trend),
+        pack_pages([page], header=header, bad=view.bad, trend=layer.trend),
         key=TRACES,
         on_go=go,
     )
+
+
+def _drawn(one: Opened, view: View, columns: int) -> Page:
+    """The page; as recorded where the montage cannot be had, which is said."""
+    extrema = _long_recordings.extrema(one) if view.length >= 60 else None
+    try:
+        return draw_page(one.recording, view, n_columns=columns, extrema=extrema)
+    except BadInput as error:
+        st.warning(f"This montage cannot be drawn ({error.code}). {next_step(error.code)}")
+        st.text(str(error))
+        plain = replace(view, montage="as recorded")
+        return draw_page(one.recording, plain, n_columns=columns, extrema=extrema)
+
+
+def _last(one: Opened, view: View) -> float:
+    return max(0.0, one.recording.duration - view.length)
 
 
 def _controls(one: Opened) -> tuple[View, float, bool]:
@@ -175,13 +192,12 @@ def _controls(one: Opened) -> tuple[View, float, bool]:
         high = _edge("High filter (Hz)", HIGH_EDGES, half, f"ieeg-high-{record}")
         notch = _edge("Notch (Hz)", NOTCHES, half, f"ieeg-notch-{record}")
         rows = st.selectbox(
-            "Channels a page", [None, *(n for n in ROWS if n < n_channels)],
-            format_func=lambda n: "all" if n is None else str(n),
+            "Channels a page", [ALL, *(n for n in ROWS if n < n_channels)],
+            format_func=lambda n: "all" if n == ALL else str(n),
             key=f"ieeg-rows-{record}", width=140,
         )  # fmt: skip
         negative_up = st.toggle("Negative up", key=f"ieeg-up-{record}")
-    last = max(0.0, recording.duration - length)
-    begin = min(max(0.0, begin_of(record)), last)
+    begin = min(max(0.0, begin_of(record)), max(0.0, recording.duration - length))
     view = View(
         begin=begin,
         length=float(length),
@@ -189,7 +205,7 @@ def _controls(one: Opened) -> tuple[View, float, bool]:
         filters=DisplayFilters(low, high, notch),
         bad=tuple(recording.bad),
         first_row=int(st.session_state.get(f"ieeg-row-{record}", 0)),
-        n_rows=rows,
+        n_rows=rows or None,
     )
     return view, sensitivity, negative_up
 
@@ -206,7 +222,7 @@ def _sensitivity(one: Opened) -> float:
         f"Sensitivity ({unit})",
         options,
         index=options.index(default),
-        format_func=lambda s: f"{s:g}",
+        format_func=lambda s: f"{s:,g}",
         key=f"ieeg-sensitivity-{one.record}",
         width=160,
     )
@@ -218,13 +234,15 @@ def _typical(key: str, _one: Opened) -> float:
 
 
 def _edge(label: str, edges: tuple[float, ...], half: float, key: str) -> float | None:
-    return st.selectbox(
+    """An edge in Hz below half the sampling rate; None for off."""
+    edge = st.selectbox(
         label,
-        [None, *(edge for edge in edges if edge < half)],
-        format_func=lambda edge: "off" if edge is None else f"{edge:g}",
+        [OFF, *(edge for edge in edges if edge < half)],
+        format_func=lambda edge: "off" if edge == OFF else f"{edge:g}",
         key=key,
         width=130,
     )
+    return edge or None
 
 
 def _printed(
@@ -232,13 +250,11 @@ def _printed(
 ) -> list[str]:
     """What stands under every page."""
     unit = "µV/mm" if one.recording.unit == "uV" else "arbitrary units/mm"
-    end = min(view.begin + view.length, one.recording.duration)
     bad = f", {count(len(view.bad), 'bad channel')} left out" if view.bad else ""
     averaged = bad if view.montage in ("common average", "median") else ""
     return [
-        f"{sensitivity:g} {unit} (nominal mm)",
+        f"{sensitivity:,g} {unit} (nominal mm)",
         f"{view.length:g} s/page",
-        f"{format_time(view.begin, 1)}–{format_time(end, 1)} from the start",
         f"montage: {MONTAGES[view.montage]}{averaged}",
         view.filters.words(),
         "negative up" if negative_up else "positive up",

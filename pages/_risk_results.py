@@ -75,9 +75,10 @@ def show(
         ),
     ]
     _widgets.show(nodes, key="about")
-    if any(flag["code"] == _risk_analysis.CONFLICT for flag in run.flags):
-        show_conflict([one for one in (job, other) if one is not None], run)
-    show_disagreement(run)
+    with st.container():  # one place, so that nothing below moves when a job ends
+        if any(flag["code"] == _risk_analysis.CONFLICT for flag in run.flags):
+            show_conflict([one for one in (job, other) if one is not None], run)
+        show_disagreement(run)
     views = [one for one in VIEWS if one != "follow" or cohort is not None]
     view = st.segmented_control(
         "Show", views, default=views[0], required=True, format_func=VIEWS.__getitem__,

@@ -1,6 +1,16 @@
-"""The prevalence slider: the answer under another prevalence, at once or within seconds."""
+"""The prevalence slider: the answer under another prevalence, at once or within seconds.
 
+Slider and number field show one value. When one of the two is changed, the other is *made
+anew* at that value, under a new key; nothing is ever written into a widget that is on
+screen. Each request of a browser carries the values of all widgets as it knows them, and
+while the jobs are watched there is a request every second: one that left before the
+written value arrived would bring the former value back as if it were a change of the
+visitor's, and undo what was typed.
+"""
+
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import streamlit as st
@@ -12,6 +22,29 @@ from phenokit.jobs import Job
 
 STEPS = 400
 """Positions of the slider at least, between the exact bounds."""
+
+SECONDS_TO_SEND = 0.05
+"""Pause after a provisional answer, in which the server sends it: the fit that follows
+would keep it back."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What slider and number field show.
+
+    Attributes
+    ----------
+    sliders, numbers
+        How often each was made anew.
+    known
+        The last value of every slider and field that was made, by its key: a request that
+        brings no other is an echo, and no change.
+    """
+
+    per_cent: float
+    sliders: int = 0
+    numbers: int = 0
+    known: Mapping[str, float] = field(default_factory=dict)
 
 
 @st.fragment
@@ -34,36 +67,40 @@ def _show_what_if(job: Job, stated: Mapping[str, Any], n: tuple[int, int]) -> No
     step = _step(low, high)
     first, last = _inside(low, high, step)
     home = min(max(round(100 * stated["value"] / step) * step, first), last)
-    place, exact = f"slide-{job.job_id}", f"exact-{job.job_id}"
-    st.session_state.setdefault(place, home)
-    st.session_state.setdefault(exact, st.session_state[place])
+    key = _risk_analysis.analysis_key(job.arguments)  # the next job keeps what was chosen
+    place = f"what-if-{key}"
+    shown: Chosen = st.session_state.get(place, Chosen(home))
+    slide, exact = f"slide-{key}-{shown.sliders}", f"exact-{key}-{shown.numbers}"
+    now = min(max(shown.per_cent, first), last)
+    known = {**shown.known, slide: now, exact: now}
+    st.session_state[place] = replace(shown, per_cent=now, known=known)
     slider, number, threshold, back = st.columns(
         [6, 2, 2, 2], gap="medium", vertical_alignment="bottom"
     )
     with slider:
-        st.slider(
-            "Prevalence, %", first, last, step=step, key=place,
-            format=f"%.{_digits(step)}f %%", on_change=_follow, args=(place, exact),
+        # In a place of its own: the one before would stay beside it where another request
+        # cuts this run short.
+        st.empty().slider(
+            "Prevalence, %", first, last, now, step=step, key=slide,
+            format=f"%.{_digits(step)}f %%", on_change=_slid, args=(place, slide, exact),
         )  # fmt: skip
     with number:
-        st.number_input(
-            "The same as a number, %", first, last, step=step, key=exact,
-            format=f"%.{_digits(step)}f", on_change=_follow, args=(exact, place),
+        st.empty().number_input(
+            "The same as a number, %", first, last, now, step=step, key=exact,
+            format=f"%.{_digits(step)}f", on_change=_typed, args=(place, exact),
         )  # fmt: skip
     with threshold:
         limit = st.number_input(
             "Threshold of risk, %", 0.01, 99.99, round(100 * stated["threshold"], 2),
-            step=1.0, key=f"threshold-{job.job_id}",
+            step=1.0, key=f"threshold-{key}",
             help="From this risk on a patient is flagged.",
         )  # fmt: skip
     with back:
         st.button(
-            "Back to the stated one", key=f"home-{job.job_id}", on_click=_go_home,
-            args=(place, exact, home),
+            "Back to the stated one", key=f"home-{key}", on_click=_go_home,
+            args=(place, home),
         )  # fmt: skip
-    chosen = stated["value"] if st.session_state[place] == home else (
-        st.session_state[place] / 100
-    )  # fmt: skip
+    chosen = stated["value"] if now == home else now / 100
     marks = {"stated": stated["value"]}
     if chosen != stated["value"]:
         marks["chosen"] = chosen
@@ -80,6 +117,7 @@ def _show_what_if(job: Job, stated: Mapping[str, Any], n: tuple[int, int]) -> No
         return
     if found.is_provisional:
         _draw(answer, job, fit, found, n, is_working=True)
+        time.sleep(SECONDS_TO_SEND)
         try:
             found = _risk_analysis.what_if(job, prevalence=chosen, refit=True, **asked)
         except (AnalysisRefused, BadInput) as error:
@@ -121,12 +159,36 @@ def _refused(error: BadInput | AnalysisRefused, job: Job) -> None:
     )
 
 
-def _follow(source: str, target: str) -> None:
-    st.session_state[target] = st.session_state[source]
+def _typed(place: str, exact: str) -> None:
+    shown: Chosen = st.session_state[place]
+    if not _is_news(shown, exact):
+        return
+    now = st.session_state[exact]
+    known = {**shown.known, exact: now}
+    sliders = shown.sliders + 1
+    st.session_state[place] = replace(shown, per_cent=now, sliders=sliders, known=known)
 
 
-def _go_home(place: str, exact: str, home: float) -> None:
-    st.session_state[place] = st.session_state[exact] = home
+def _slid(place: str, slide: str, exact: str) -> None:
+    shown: Chosen = st.session_state[place]
+    is_replaced = not slide.endswith(f"-{shown.sliders}")
+    if is_replaced or not _is_news(shown, slide) or _is_news(shown, exact):
+        return  # where a number was typed at the same time, it holds
+    now = st.session_state[slide]
+    known = {**shown.known, slide: now}
+    numbers = shown.numbers + 1
+    st.session_state[place] = replace(shown, per_cent=now, numbers=numbers, known=known)
+
+
+def _is_news(shown: Chosen, key: str) -> bool:
+    now = st.session_state.get(key)
+    return now is not None and now != shown.known.get(key)
+
+
+def _go_home(place: str, home: float) -> None:
+    shown: Chosen = st.session_state[place]
+    sliders, numbers = shown.sliders + 1, shown.numbers + 1
+    st.session_state[place] = Chosen(home, sliders, numbers, shown.known)
 
 
 def _step(low: float, high: float) -> float:

@@ -1,6 +1,7 @@
 // The viewer of a long recording: an overview of the whole and one page of traces.
-// Data are bytes: uint32 length of the header, the header (JSON), rows of int16
+// Data are bytes: uint32 length of the header, the header (JSON), for each page rows of int16
 // (row, column, per), uint8 levels of the probability trend. See report/ieeg_viewer.py.
+// While a page is read the next one is fetched, so that turning it needs no server.
 // Names are drawn or set as text, never read as HTML.
 
 const STATES = new WeakMap();
@@ -21,28 +22,92 @@ export default function ieeg({ data, parentElement, setTriggerValue }) {
   state.send = (value) => setTriggerValue("go", value);
   if (state.bytes === data) return;
   state.bytes = data;
-  state.page = read(data);
+  const received = read(data);
+  const { meta } = received;
+  // Pages of other settings are of no use any more. A page that was asked for ahead waits.
+  if (state.meta?.key !== meta.key) state.pages.clear();
+  for (const page of received.pages) keep(state, page);
+  const isJump = !state.meta || state.meta.jump !== meta.jump;
+  const isChange = state.meta?.key !== meta.key;
+  state.meta = meta;
+  if (isJump || (isChange && state.asked === null)) state.at = meta.begin;
+  if (isJump || isChange) state.asked = null;
+  const isFirst = !state.page;
+  turn(state);
+  if (isJump && !isFirst) state.overview.scrollIntoView({ block: "nearest" });
+}
+
+function place(begin) { return begin.toFixed(3); }
+
+function keep(state, page) {
+  state.pages.delete(place(page.begin));
+  state.pages.set(place(page.begin), page);
+  while (state.pages.size > 12) state.pages.delete(state.pages.keys().next().value);
+}
+
+// Show the page that is wanted, if it is here, and ask for the one after it.
+function turn(state) {
+  const wanted = state.asked ?? state.at;
+  const found = state.pages.get(place(wanted));
+  if (!found) {
+    if (state.page) showOverview(state);
+    return false;
+  }
+  const isNew = state.page?.place !== place(wanted) || state.page?.key !== state.meta.key;
+  const { begin: _, ...rest } = state.meta;
+  const look = JSON.stringify(rest);
+  const isSame = !isNew && look === state.look;
+  state.look = look;
+  state.page = Object.assign(found, state.meta, { begin: wanted, place: place(wanted) });
+  state.direction = isNew ? Math.sign(wanted - state.at) || state.direction : state.direction;
+  state.at = wanted;
   state.asked = null;
-  show(state);
-  state.say(spoken(state.page));
-  // How many pages were drawn, and of how many bytes: for those who measure.
-  state.drawn = (state.drawn ?? 0) + 1;
-  state.stage.dataset.drawn = state.drawn;
-  state.stage.dataset.bytes = data.byteLength;
+  if (!isSame) {
+    const start = performance.now();
+    show(state);
+    if (isNew) state.say(spoken(state.page));
+    // What was drawn, how long it took and how many bytes came: for those who measure.
+    Object.assign(state.stage.dataset, { drawn: place(wanted), bytes: state.bytes.byteLength,
+      milliseconds: Math.round(performance.now() - start) });
+  }
+  clearTimeout(state.timer);
+  state.timer = setTimeout(() => ahead(state), 30);
+  return true;
+}
+
+function ahead(state) {
+  const { page } = state;
+  const next = clamp(page, state.at + state.direction * page.length);
+  const width = columns(state);
+  if (width !== page.columns && Math.abs(width - page.columns) > 0.15 * width) {
+    state.send({ begin: state.at, need: state.at, columns: width, first_row: page.first_row });
+  } else if (!state.pages.has(place(next))) {
+    state.send({ begin: state.at, need: next, columns: width, first_row: page.first_row });
+  } else if (place(state.meta.begin) !== place(state.at)) {
+    state.send({ begin: state.at, need: null, columns: width, first_row: page.first_row });
+  }
+}
+
+function clamp(page, begin) {
+  return Math.min(Math.max(0, begin), Math.max(0, page.duration - page.length));
 }
 
 function read(data) {
   const bytes = data instanceof Uint8Array ? data : new Uint8Array(data);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const length = view.getUint32(0, true);
-  const page = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
-  const n = page.rows.length * page.n_columns * page.per;
-  const start = 4 + length;
-  const rows = bytes.slice(start, start + 2 * n);
-  page.values = new Int16Array(rows.buffer);
-  page.trend = bytes.slice(start + 2 * n, start + 2 * n + page.n_trend);
-  page.base = page.rows.map((row, k) => baseline(page, k));
-  return page;
+  const meta = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
+  const { pages } = meta;
+  delete meta.pages;
+  let at = 4 + length;
+  for (const page of pages) {
+    const size = 2 * page.rows.length * page.n_columns * page.per;
+    page.values = new Int16Array(bytes.slice(at, at + size).buffer);
+    page.base = page.rows.map((row, k) => baseline(page, k));
+    at += size;
+  }
+  meta.trend = bytes.slice(at, at + meta.n_trend);
+  return { meta, pages };
 }
 
 // The middle of the page: each trace is drawn around it.
@@ -67,17 +132,18 @@ function build(root) {
   const overview = element("canvas", { class: "overview", role: "img" });
   const legend = element("p", { class: "legend" });
   const tools = element("div", { class: "tools", role: "toolbar", "aria-label": "Pages" });
-  const state = { root, box, overview, legend, send: null, page: null, asked: null, hover: null };
+  const state = { root, box, overview, legend, send: null, meta: null, page: null,
+    pages: new Map(), at: 0, asked: null, direction: 1, box_drag: null };
   const steps = [
-    ["|◀", "First page", () => 0], ["◀◀", "Back ten pages", (p) => p.begin - 10 * p.length],
-    ["◀", "Back one page", (p) => p.begin - p.length],
-    ["▶", "On one page", (p) => p.begin + p.length],
-    ["▶▶", "On ten pages", (p) => p.begin + 10 * p.length],
+    ["|◀", "First page", () => 0], ["◀◀", "Back ten pages", (p, at) => at - 10 * p.length],
+    ["◀", "Back one page", (p, at) => at - p.length],
+    ["▶", "On one page", (p, at) => at + p.length],
+    ["▶▶", "On ten pages", (p, at) => at + 10 * p.length],
     ["▶|", "Last page", (p) => p.duration],
   ];
   for (const [sign, name, to] of steps) {
     const button = element("button", { type: "button", title: name, "aria-label": name }, sign);
-    button.onclick = () => go(state, to(state.page));
+    button.onclick = () => go(state, to(state.page, state.asked ?? state.at));
     tools.append(button);
   }
   const readout = element("output", { class: "readout" });
@@ -89,7 +155,7 @@ function build(root) {
   stage.append(canvas);
   const printed = element("p", { class: "printed" });
   const live = element("p", { class: "live", "aria-live": "polite" });
-  box.append(overview, legend, tools, stage, printed, live);
+  box.append(overview, tools, stage, printed, legend, live);
   root.append(box);
   Object.assign(state, { stage, canvas, printed, readout, live });
   state.say = (words) => { live.textContent = words; };
@@ -109,7 +175,7 @@ function build(root) {
 function key(state, event) {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   const { page } = state;
-  const begin = state.asked ?? page.begin;
+  const begin = state.asked ?? state.at;
   const to = {
     ArrowLeft: begin - page.length, ArrowRight: begin + page.length,
     PageUp: begin - 10 * page.length, PageDown: begin + 10 * page.length,
@@ -124,15 +190,16 @@ function key(state, event) {
 
 function go(state, begin, more = {}) {
   const { page } = state;
-  const last = Math.max(0, page.duration - page.length);
-  const to = Math.min(Math.max(0, begin), last);
-  if (to === (state.asked ?? page.begin) && !Object.keys(more).length) {
+  const to = clamp(page, begin);
+  if (to === (state.asked ?? state.at) && !("until" in more)) {
     state.say(to === 0 ? "First page" : "Last page");
     return;
   }
   state.asked = to;
-  showOverview(state);
-  state.send({ begin: to, columns: columns(state), first_row: page.first_row, ...more });
+  clearTimeout(state.timer);
+  if ("until" in more || !turn(state)) {
+    state.send({ begin: to, need: to, columns: columns(state), first_row: page.first_row, ...more });
+  }
 }
 
 function other(state, direction) {
@@ -141,7 +208,8 @@ function other(state, direction) {
   const last = page.n_channels - page.rows.length;
   const to = Math.min(Math.max(0, first), last);
   if (to !== page.first_row) {
-    state.send({ begin: page.begin, columns: columns(state), first_row: to });
+    clearTimeout(state.timer);
+    state.send({ begin: state.at, need: state.at, columns: columns(state), first_row: to });
   }
 }
 
@@ -176,6 +244,7 @@ function colours(state) {
     soft: of("--st-secondary-background-color", "#f3f6fa"), line: of("--st-border-color", "#c9d1da"),
     accent: of("--st-primary-color", "#0b57d0"), second: of("--second", "#8a3c00"),
     good: of("--good", "#1b7f4b"), muted: of("--quiet", "#6b7480"),
+    quiet: `color-mix(in srgb, ${of("--quiet", "#6b7480")} 60%, transparent)`,
   };
 }
 
@@ -215,7 +284,9 @@ function show(state) {
   showOverview(state);
   showPage(state);
   const { page } = state;
-  state.printed.textContent = page.printed.join("  ·  ");
+  const end = Math.min(page.begin + page.length, page.duration);
+  const span = `${clock(page.begin, 1)}–${clock(end, 1)} from the start`;
+  state.printed.textContent = [span, ...page.printed].join("  ·  ");
   state.overview.setAttribute("aria-label", page.overview_words);
   state.legend.textContent = page.legend;
 }
@@ -246,7 +317,7 @@ function showOverview(state) {
     if (one.status === "evaluated") continue;
     g.fillStyle = c.back;
     g.fillRect(x(one.begin), top, Math.max(1, x(one.end) - x(one.begin)), OVERVIEW.trend);
-    hatch(g, x(one.begin), top, x(one.end) - x(one.begin), OVERVIEW.trend, c.line, 5, true);
+    hatch(g, x(one.begin), top, x(one.end) - x(one.begin), OVERVIEW.trend, c.quiet, 5, true);
   }
   for (const [begin, end] of page.gaps) {
     const wide = Math.max(2, x(end) - x(begin));
@@ -340,8 +411,10 @@ function showTrend(g, page, c, plot, top, bottom) {
 function layout(state) {
   const { page } = state;
   const width = state.box.clientWidth;
-  const row = Math.max(8.5, Math.min(64, 860 / Math.max(1, page.rows.length)));
-  const height = Math.max(260, Math.round(row * page.rows.length + 24));
+  // All rows on one screen where they can still be told apart.
+  const room = Math.min(1100, Math.max(420, window.innerHeight - 250));
+  const row = Math.max(6.5, Math.min(64, room / Math.max(1, page.rows.length)));
+  const height = Math.max(240, Math.round(row * page.rows.length + 24));
   return { width, plot: width - LABELS, height, top: 14, row: (height - 24) / Math.max(1, page.rows.length) };
 }
 
@@ -365,10 +438,13 @@ function showPage(state) {
     if (to <= from) continue;
     const colour = !one.status ? c.second : one.status === "rejected" ? c.muted
       : one.status === "not reviewed" ? c.accent : c.good;
-    g.globalAlpha = 0.13;
     g.fillStyle = colour;
-    g.fillRect(from, 0, to - from, at.height);
-    g.globalAlpha = 1;
+    if (one.status) {
+      g.globalAlpha = 0.09;
+      g.fillRect(from, 0, to - from, at.height);
+      g.globalAlpha = 1;
+    }
+    g.fillRect(from, one.status ? 0 : at.height - 4, to - from, 4);
     g.strokeStyle = colour;
     g.lineWidth = 2;
     g.setLineDash(one.status ? [] : [6, 4]);
@@ -527,14 +603,14 @@ function sampledSpans(page, start, w, low, high) {
   const { values, n_columns: n } = page;
   const each = page.length / w / page.step;
   const shift = (page.begin - page.begin_column) / page.step;
-  const at = (place) => {
-    const k = Math.floor(place);
+  const at = (where) => {
+    const k = Math.floor(where);
     if (k < 0 || k >= n) return NaN;
     const a = values[start + k];
     if (a === MISSING) return NaN;
-    if (k + 1 >= n) return place - k < 1e-6 ? a : NaN;
+    if (k + 1 >= n) return where - k < 1e-6 ? a : NaN;
     const b = values[start + k + 1];
-    return b === MISSING ? NaN : a + (place - k) * (b - a);
+    return b === MISSING ? NaN : a + (where - k) * (b - a);
   };
   for (let x = 0; x < w; x += 1) {
     const from = shift + x * each, to = from + each;
@@ -622,7 +698,7 @@ function hover(state, event) {
 function dragging(state) {
   const { overview } = state;
   let from = null;
-  const place = (event) => {
+  const along = (event) => {
     const box = overview.getBoundingClientRect();
     return Math.min(box.width, Math.max(LABELS, event.clientX - box.left));
   };
@@ -630,16 +706,16 @@ function dragging(state) {
   overview.onpointerdown = (event) => {
     if (event.button !== 0) return;
     overview.setPointerCapture(event.pointerId);
-    from = place(event);
+    from = along(event);
   };
   overview.onpointermove = (event) => {
     if (from === null) return;
-    state.box_drag = [from, place(event)];
+    state.box_drag = [from, along(event)];
     showOverview(state);
   };
   overview.onpointerup = (event) => {
     if (from === null) return;
-    const [a, b] = [from, place(event)].sort((one, two) => one - two);
+    const [a, b] = [from, along(event)].sort((one, two) => one - two);
     from = null;
     state.box_drag = null;
     if (b - a < 5) go(state, time(a) - state.page.length / 2);

@@ -137,7 +137,7 @@ def filter_for_display(
     from scipy.signal import sosfiltfilt
 
     sections = _sections(filters, sampling_rate)
-    filtered = np.full(signal.shape, np.nan)
+    filtered = np.full(signal.shape, np.nan)  # float64: a low edge needs its digits
     known = ~np.isnan(signal)
     if known.all():
         patterns, of = known[:1], np.zeros(len(signal), dtype=int)
@@ -150,7 +150,10 @@ def filter_for_display(
         for first, stop in edges.reshape(-1, 2).tolist():
             pad = min(stop - first - 1, round(sampling_rate))
             filtered[channels, first:stop] = sosfiltfilt(
-                sections, signal[channels, first:stop], axis=-1, padlen=pad
+                sections,
+                signal[channels, first:stop].astype(np.float64),
+                axis=-1,
+                padlen=pad,
             )
     return filtered
 

@@ -256,6 +256,17 @@ def contribution_table(scored: ScoredIEEG, onset: float) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
+def largest_parts(scored: ScoredIEEG | None, event: Event | None, n: int = 3) -> str:
+    """The channels that added most to the model's score where its event begins.
+
+    "-" where there is no model's event.
+    """
+    if scored is None or event is None:
+        return "-"
+    table = contribution_table(scored, float(event.onset)).dropna()[:n]
+    return ", ".join(table["channel"][table["contribution"] > 0]) or "-"
+
+
 def draw_contributions(
     scored: ScoredIEEG, onset: float, *, n_shown: int = 20
 ) -> Drawing | None:

@@ -5,12 +5,13 @@ the largest sample of its time, so that a spike of one sample is never lost. Col
 pages come from the stored extrema of bins (`Extrema`), which are made when a stretch is
 first looked at: opening a recording reads nothing but its header and one page.
 
-A page goes to the browser as bytes (`pack_page`): a line of JSON, then int16.
+A page goes to the browser as bytes (`pack_pages`): a line of JSON, then int16.
 """
 
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,9 @@ LOW_EDGES = (0.1, 0.5, 1.0, 3.0, 10.0)
 HIGH_EDGES = (15.0, 30.0, 70.0, 100.0, 150.0)
 NOTCHES = (50.0, 60.0)
 
-BIN = 128
+SECONDS_AT_ONCE = 60.0
+"""Of a page that are in memory at a time."""
+BIN = 64
 """Samples whose extrema are kept together."""
 BINS_A_BLOCK = 512
 """Bins that are made at a time."""
@@ -83,7 +86,9 @@ class Page:
     low, high
         Smallest and largest sample of each column, NaN where none was recorded. They are
         the same array where columns are single samples.
-    begin, step
+    begin
+        Of the page, seconds.
+    first_column, step
         Time of the first column and from one to the next, seconds.
     """
 
@@ -92,6 +97,7 @@ class Page:
     low: Float[np.ndarray, "channel column"]
     high: Float[np.ndarray, "channel column"]
     begin: float
+    first_column: float
     step: float
 
     @property
@@ -128,35 +134,66 @@ def draw_page(
     is_plain = view.montage == "as recorded" and not view.filters.is_on
     if is_plain and extrema is not None and samples_a_column >= BIN:
         low, high, first, step = extrema.columns(first, stop, samples_a_column)
-        return _page(recording.channels, low, high, view, first / rate, step / rate)
+        rows = _rows(view, len(recording.channels))
+        return Page(
+            tuple(recording.channels[rows]),
+            len(recording.channels),
+            low[rows],
+            high[rows],
+            view.begin,
+            first / rate,
+            step / rate,
+        )
+    if samples_a_column <= 2:
+        names, signal = _signal(recording, view, first, stop)
+        low = high = signal
+        samples_a_column = 1.0
+    else:
+        # A long page is taken in parts, each of whole columns: no more is in memory.
+        n = int(np.ceil((stop - first) / samples_a_column))
+        edges = first + np.floor(np.arange(n + 1) * samples_a_column).astype(int)
+        edges[-1] = stop
+        at_once = max(1, int(SECONDS_AT_ONCE * rate / samples_a_column))
+        names, lows, highs = (), [], []
+        for k in range(0, max(n, 1), at_once):
+            part = edges[k : k + at_once + 1]
+            names, signal = _signal(recording, view, int(part[0]), int(part[-1]))
+            lows.append(np.fmin.reduceat(signal, part[:-1] - part[0], axis=1))
+            highs.append(np.fmax.reduceat(signal, part[:-1] - part[0], axis=1))
+        low, high = np.concatenate(lows, axis=1), np.concatenate(highs, axis=1)
+    rows = _rows(view, len(names))
+    return Page(
+        names[rows],
+        len(names),
+        low,
+        high,
+        view.begin,
+        first / rate,
+        samples_a_column / rate,
+    )
+
+
+def _signal(
+    recording: LongRecording, view: View, first: int, stop: int
+) -> tuple[tuple[str, ...], Float[np.ndarray, "channel sample"]]:
+    """All channels of the montage, and the signal of those on the page."""
+    rate = recording.sampling_rate
     margin = round(view.filters.margin * rate)
     begin, end = max(0, first - margin), min(recording.n_samples, stop + margin)
     piece = Recording(
-        signal=recording.samples(begin, end).astype(np.float64),
+        signal=recording.samples(begin, end),
         channels=recording.channels,
         sampling_rate=float(rate),
         record_id=recording.record_id,
         unit=recording.unit,
     )
     piece = in_montage(piece, view.montage, bad=view.bad)
-    rows = _rows(view, len(piece.channels))
     signal = filter_for_display(
-        piece.signal[rows], sampling_rate=float(rate), filters=view.filters
-    )[:, first - begin : stop - begin]
-    if samples_a_column <= 2:
-        low = high = signal
-        step = 1.0
-    else:
-        step = samples_a_column
-        low, high = column_extrema(signal, step)
-    return Page(
-        tuple(piece.channels[rows]),
-        len(piece.channels),
-        low,
-        high,
-        first / rate,
-        step / rate,
+        piece.signal[_rows(view, len(piece.channels))],
+        sampling_rate=float(rate),
+        filters=view.filters,
     )
+    return piece.channels, signal[:, first - begin : stop - begin]
 
 
 def column_extrema(
@@ -210,18 +247,6 @@ def typical_amplitude(recording: LongRecording) -> float:
     return spread if spread > 0 else 1.0
 
 
-def _page(
-    channels: Sequence[str],
-    low: np.ndarray,
-    high: np.ndarray,
-    view: View,
-    begin: float,
-    step: float,
-) -> Page:
-    rows = _rows(view, len(channels))
-    return Page(tuple(channels[rows]), len(channels), low[rows], high[rows], begin, step)
-
-
 def _rows(view: View, n_channels: int) -> slice:
     if view.n_rows is None or view.n_rows >= n_channels:
         return slice(0, n_channels)
@@ -235,8 +260,9 @@ def _rows(view: View, n_channels: int) -> slice:
 class Extrema:
     """Smallest and largest sample of every `BIN` samples of a recording, kept on disk.
 
-    A block of bins is made when it is first asked for, and marked as made after it is
-    written; whoever else makes it at the same time writes the same bytes.
+    A block of bins is made when it is first asked for. It counts only with its check sum,
+    so that what a crash left half written is made again; whoever else makes a block at the
+    same time writes the same bytes.
     """
 
     def __init__(self, recording: LongRecording, folder: Path, key: str) -> None:
@@ -255,7 +281,7 @@ class Extrema:
         shape = (n_blocks, 2, len(recording.channels), BINS_A_BLOCK)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._blocks = _mapped(folder / f"{key}.extrema", np.float32, shape)
-        self._made = _mapped(folder / f"{key}.made", np.uint8, (n_blocks,))
+        self._sums = _mapped(folder / f"{key}.sums", np.uint64, (n_blocks,))
 
     def bins(
         self, first: int, stop: int
@@ -263,11 +289,11 @@ class Extrema:
         """Extrema of bins `first` to before `stop`."""
         parts = []
         for block in range(first // BINS_A_BLOCK, -(-stop // BINS_A_BLOCK)):
-            if not self._made[block]:
+            if self._sums[block] != _check_sum(self._blocks[block]):
                 self._make(block)
             begin = block * BINS_A_BLOCK
             inside = slice(max(first - begin, 0), min(stop - begin, BINS_A_BLOCK))
-            parts.append(np.array(self._blocks[block][:, :, inside]))
+            parts.append(self._blocks[block][:, :, inside])
         low, high = np.concatenate(parts, axis=2)
         return low, high
 
@@ -299,9 +325,12 @@ class Extrema:
         low, high = column_extrema(self.recording.samples(first, stop), float(BIN))
         self._blocks[block, 0, :, : low.shape[1]] = low
         self._blocks[block, 1, :, : high.shape[1]] = high
-        self._blocks.flush()
-        self._made[block] = 1
-        self._made.flush()
+        self._sums[block] = _check_sum(self._blocks[block])
+
+
+def _check_sum(block: np.ndarray) -> np.uint64:
+    """Never 0, which is what a file holds before a block is made."""
+    return np.uint64(zlib.crc32(block) + 1)
 
 
 def extrema_folder() -> Path:
@@ -346,14 +375,14 @@ def fingerprint(paths: Sequence[Path]) -> str:
 # The bytes
 
 
-def pack_page(
-    page: Page,
+def pack_pages(
+    pages: Sequence[Page],
     *,
     header: Mapping[str, Any],
     bad: Collection[str] = (),
     trend: Float[np.ndarray, " segment"] | None = None,
 ) -> bytes:
-    """A page for the browser.
+    """Pages for the browser.
 
     Parameters
     ----------
@@ -368,26 +397,35 @@ def pack_page(
     -------
     bytes
         The length of the header (uint32, little-endian), the header (JSON, padded to a
-        multiple of four), the rows (int16, ``(row, column)`` or ``(row, column, 2)``),
-        the trend (uint8, 0 to 250 for 0 to 1). A value is ``middle + scale * int16``.
+        multiple of four), the rows of each page (int16, ``(row, column)`` or
+        ``(row, column, 2)``), the trend (uint8, 0 to 250 for 0 to 1). A value is
+        ``middle + scale * int16``.
     """
-    middle, scale, digital = _quantise(page)
-    words = {
-        **header,
-        "rows": [
-            {"name": name, "middle": float(m), "scale": float(s), "bad": is_bad(name, bad)}
-            for name, m, s in zip(page.channels, middle, scale, strict=True)
-        ],
-        "n_channels": page.n_channels,
-        "n_columns": page.low.shape[1],
-        "per": 1 if page.is_sampled else 2,
-        "begin_column": page.begin,
-        "step": page.step,
-        "n_trend": 0 if trend is None else len(trend),
-    }
-    text = json.dumps(words, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    parts = [len(text).to_bytes(4, "little"), text, digital.astype("<i2").tobytes()]
+    digital, described = [], []
+    for page in pages:
+        middle, scale, steps = _quantise(page)
+        digital.append(steps.astype("<i2").tobytes())
+        described.append(
+            {
+                "begin": page.begin,
+                "begin_column": page.first_column,
+                "step": page.step,
+                "n_columns": page.low.shape[1],
+                "per": 1 if page.is_sampled else 2,
+                "n_channels": page.n_channels,
+                "rows": [
+                    {"name": name, "middle": m, "scale": s, "bad": is_bad(name, bad)}
+                    for name, m, s in zip(
+                        page.channels, middle.tolist(), scale.tolist(), strict=True
+                    )
+                ],
+            }
+        )
+    words = {**header, "pages": described, "n_trend": 0 if trend is None else len(trend)}
+    text = json.dumps(words, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    encoded = text.encode()
+    encoded += b" " * (-len(encoded) % 4)
+    parts = [len(encoded).to_bytes(4, "little"), encoded, *digital]
     if trend is not None:
         known = ~np.isnan(trend)
         levels = np.full(len(trend), NOT_EVALUATED, dtype=np.uint8)
@@ -396,17 +434,22 @@ def pack_page(
     return b"".join(parts)
 
 
-def unpack_page(data: bytes) -> tuple[dict[str, Any], Float[np.ndarray, "row column per"]]:
-    """Header and values of the rows, as the browser reads them."""
+def unpack_pages(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Header and values of the rows of each page, as the browser reads them."""
     length = int.from_bytes(data[:4], "little")
     header = json.loads(data[4 : 4 + length])
-    shape = (len(header["rows"]), header["n_columns"], header["per"])
-    digital = np.frombuffer(data, "<i2", int(np.prod(shape)), 4 + length).reshape(shape)
-    middle, scale = (
-        np.array([row[name] for row in header["rows"]])[:, None, None]
-        for name in ("middle", "scale")
-    )
-    return header, np.where(digital == MISSING, np.nan, middle + scale * digital)
+    values, at = [], 4 + length
+    for page in header["pages"]:
+        shape = (len(page["rows"]), page["n_columns"], page["per"])
+        size = int(np.prod(shape))
+        digital = np.frombuffer(data, "<i2", size, at).reshape(shape)
+        middle, scale = (
+            np.array([row[name] for row in page["rows"]])[:, None, None]
+            for name in ("middle", "scale")
+        )
+        values.append(np.where(digital == MISSING, np.nan, middle + scale * digital))
+        at += 2 * size
+    return header, values
 
 
 def is_bad(name: str, bad: Collection[str]) -> bool:
@@ -421,8 +464,9 @@ def _quantise(page: Page) -> tuple[np.ndarray, np.ndarray, Int16[np.ndarray, "..
     smallest = np.fmin.reduce(page.low, axis=1, initial=np.inf)
     largest = np.fmax.reduce(page.high, axis=1, initial=-np.inf)
     known = smallest <= largest
-    middle = np.where(known, (smallest + largest) / 2, 0.0)
-    scale = np.where(known & (largest > smallest), (largest - smallest) / 65_000, 1.0)
+    smallest, largest = np.where(known, smallest, 0.0), np.where(known, largest, 0.0)
+    middle = (smallest + largest) / 2
+    scale = np.where(largest > smallest, (largest - smallest) / 65_000, 1.0)
     sides = [page.low] if page.is_sampled else [page.low, page.high]
     digital = np.empty((*page.low.shape, len(sides)), dtype=np.int16)
     for k, side in enumerate(sides):
