@@ -105,7 +105,8 @@ def select_channels(
             where=", ".join(missing[:10]),
         )
     is_intracranial = any(kind in INTRACRANIAL for kind in sidecars.types.values())
-    used, dropped = [], {}
+    used: list[int] = []
+    dropped: dict[str, str] = {}
     for k, name in enumerate(names):
         kind = sidecars.types.get(name, "")
         if not kind:

@@ -182,8 +182,9 @@ def read_mef3(path: Path, root: Path | None) -> IEEGRecording:
         ) from None
     with _library("The MEF3 session"):
         session = MefSession(str(path), "")
-        _forget_patient(session.session_md)
-        channels = session.session_md["time_series_channels"]
+        metadata: Any = session.session_md
+        _forget_patient(metadata)
+        channels = metadata["time_series_channels"]
         names = list(channels)
         blocks = [np.asarray(session.get_channel_toc(name)) for name in names]
         described = [channels[name]["section_2"] for name in names]

@@ -69,7 +69,7 @@ def _stretches(
     first, size = 0, n * _BLOCK_RECORDS
     while first + n <= recording.n_samples:
         block = recording.samples(first, min(first + size, recording.n_samples))
-        lost = np.isnan(block).all(axis=0)
+        lost = np.asarray(np.isnan(block).all(axis=0))
         if lost[0]:
             first += int(np.argmin(lost)) if not lost.all() else len(lost)
             continue
