@@ -32,7 +32,7 @@ ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 VOLT = {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "µV": 1e-6, "μV": 1e-6}
 """Volt a unit; any other unit text is unknown."""
 
-_MAGIC = {b"0       ": "EDF", b"\xffBIOSEMI": "BDF"}
+_MAGIC: dict[bytes, Literal["EDF", "BDF"]] = {b"0       ": "EDF", b"\xffBIOSEMI": "BDF"}
 _BYTES_A_SAMPLE = {"EDF": 2, "BDF": 3}
 _INTEGER = re.compile(r"[+-]?\d{1,8}", re.ASCII)
 _DECIMAL = re.compile(

@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ def made():
     return Made(signal, ("LA2", "LA1", "LA3", "RH1", "ECG"))
 
 
-def edf_bytes(signals, *, labels, unit="uV", limit=3276.7, n=256, kind="EDF", **fields):
+def edf_bytes(
+    signals, *, labels, unit: Any = "uV", limit=3276.7, n=256, kind="EDF", **fields
+):
     """An EDF or BDF file of integers (signal, sample), one second a record."""
     width, top = (2, 32767) if kind == "EDF" else (3, 8388607)
     signals = np.asarray(signals)
