@@ -243,7 +243,7 @@ def test_an_internal_error_ends_with_70_and_keeps_its_message_to_itself(
     def fail(*_, **__):
         raise ValueError(name)
 
-    monkeypatch.setattr("phenokit.pipeline.load_model", fail)
+    monkeypatch.setattr("phenokit.pipeline.load_ecg_model", fail)
     code, out, err = phenokit("explain", folder / "good.hea")
     assert code == 70
     assert "ValueError" in err
