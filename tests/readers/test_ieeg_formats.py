@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mef3io import Writer
 
 from phenokit import read_ieeg
 from phenokit.errors import BadInput
@@ -114,12 +115,11 @@ def test_nothing_of_a_header_that_was_commented_stays(brainvision):
 @pytest.fixture
 def mef3(tmp_path):
     """`mef3(...)`: a session of two channels at 512 Hz; it pauses 10 s after 10 s."""
-    writer_of = pytest.importorskip("mef3io").Writer
     signal = np.random.default_rng(2).normal(0, 80, (2, 512 * 30))
 
     def write(*, units="uV", late=0):
         path = tmp_path / "night.mefd"
-        writer = writer_of(str(path), overwrite=True, units=units)
+        writer = Writer(str(path), overwrite=True, units=units)
         start = 1_600_000_000_000_000
         for k, name in enumerate(("LA1", "LA2")):
             writer.write(name, signal[k, : 512 * 10], start, 512.0, precision=3)

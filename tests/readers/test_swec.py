@@ -2,14 +2,14 @@
 
 import sys
 
+import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 
 from phenokit.errors import BadInput
 from phenokit.readers.swec import ALIASES, check_split, read_swec, unique_patients
 from phenokit.recording import LongRecording
-
-h5py = pytest.importorskip("h5py")
 
 
 @pytest.fixture
@@ -113,11 +113,10 @@ def test_without_h5py_the_message_names_the_extra(patient, monkeypatch):
 
 
 def test_lz4_of_the_data_set_can_be_read(patient):
-    plugin = pytest.importorskip("hdf5plugin")
     folder, signal = patient()
     with h5py.File(folder / "ID20_part_2.h5", "r+") as file:
         del file["data/ieeg"]
-        packed = {"data": signal[:, :2000], "chunks": (4, 700), **plugin.LZ4()}
+        packed = {"data": signal[:, :2000], "chunks": (4, 700), **hdf5plugin.LZ4()}
         file.create_dataset("data/ieeg", **packed)
     np.testing.assert_array_equal(read_swec(folder).samples(0, 2500), signal[:, :2500])
 
