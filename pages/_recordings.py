@@ -18,7 +18,7 @@ import streamlit as st
 
 from phenokit.errors import BadInput
 from phenokit.readers.cohort_folders import CohortFolder
-from phenokit.readers.ecg import is_ecg_file, read_ecg
+from phenokit.readers.ecg import is_ecg_file, is_eeg_file, read_ecg
 from phenokit.readers.files import check_name
 from phenokit.recording import Recording
 
@@ -57,7 +57,7 @@ def folders() -> dict[str, Path]:
 @st.cache_data(ttl=15, max_entries=8, show_spinner=False)
 def entries(root: Path) -> list[Entry]:
     """The ECGs of a folder, by name; a WFDB header and its signals are one entry."""
-    return listed(root, is_ecg_file)
+    return listed(root, lambda path: is_ecg_file(path) and not is_eeg_file(path))
 
 
 def listed(root: Path, is_one: Callable[[Path], bool]) -> list[Entry]:

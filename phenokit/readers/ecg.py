@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from phenokit.errors import BadInput
-from phenokit.readers.files import read_bytes, read_start
+from phenokit.readers.files import open_checked, read_bytes, read_start
 from phenokit.readers.wfdb import (
     INDEPENDENT_LEADS,
     MAX_SAMPLING_RATE,
@@ -157,6 +157,23 @@ def is_ecg_file(path: Path) -> bool:
         return False
 
 
+def is_eeg_file(path: Path) -> bool:
+    """Whether a file is EDF and none of its signals has the name of a lead.
+
+    A damaged header is none: what is wrong with the file is said where it is opened.
+    """
+    from phenokit.readers.edf import read_header
+
+    try:
+        with open_checked(path, max_bytes=None, what="EDF file") as file:
+            if _sniff(file.read(_START_BYTES)) != "EDF":
+                return False
+            labels = read_header(file).labels
+    except BadInput:
+        return False
+    return all(standard_lead(_lead_name(label)) is None for label in labels)
+
+
 def _read_record_by_name(path: Path, root: Path | None, refusal: BadInput) -> Recording:
     """A WFDB record that was named without the ending of its header."""
     try:
@@ -284,13 +301,18 @@ def _recording(
 # --- EDF ----------------------------------------------------------------------------------
 
 
+def _lead_name(label: str) -> str:
+    """The label of an EDF signal without the type that stands before it."""
+    return re.sub(r"(?i)^(?:ecg|ekg)\s+", "", label)
+
+
 def _read_edf_ecg(path: Path, root: Path | None) -> Recording:
     from phenokit.readers.edf import read_edf
 
     file = read_edf(path, root=root)
     channels = [
         _Channel(
-            re.sub(r"(?i)^(?:ecg|ekg)\s+", "", signal.label),
+            _lead_name(signal.label),
             signal.samples * MILLIVOLT[signal.unit],
             signal.sampling_rate,
             signal.resolution * MILLIVOLT[signal.unit],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from phenokit.errors import BadInput
-from phenokit.readers.ecg import is_ecg_file, read_ecg
+from phenokit.readers.ecg import is_ecg_file, is_eeg_file, read_ecg
 from phenokit.recording import LEADS
 
 STEP_UV = 2.5
@@ -281,6 +281,21 @@ def test_read_ecg_reads_edf_that_was_written_by_hand(digital, tmp_path):
 def test_read_ecg_refuses_edf_fields_that_cannot_be_used(changes, code, digital, tmp_path):
     (tmp_path / "a.edf").write_bytes(edf(digital, **changes))
     assert refusal(tmp_path / "a.edf").code == code
+
+
+def test_an_edf_file_without_a_lead_is_an_eeg(digital, tmp_path):
+    data = edf(digital)
+    eeg = b"".join(f"LA{k + 1}".ljust(16).encode() for k in range(12))
+    for name, content in {
+        "ecg.edf": data,
+        "eeg.edf": data[:256] + eeg + data[256 + 12 * 16 :],
+        "damaged.edf": data[:300],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    assert [is_eeg_file(path) for path in sorted(tmp_path.iterdir())] == [
+        False, False, True,
+    ]  # fmt: skip
+    assert all(is_ecg_file(path) for path in tmp_path.iterdir())
 
 
 def test_read_ecg_applies_an_inverted_range_of_edf_and_says_so(digital, tmp_path):
