@@ -32,6 +32,9 @@ ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 VOLT = {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "µV": 1e-6, "μV": 1e-6}
 """Volt a unit; any other unit text is unknown."""
 
+_MICROVOLT = {"µV", "ÂµV", "\x83ÊV"}
+"""In Latin-1, UTF-8 and Shift-JIS, as files of different makers have it."""
+
 _MAGIC: dict[bytes, Literal["EDF", "BDF"]] = {b"0       ": "EDF", b"\xffBIOSEMI": "BDF"}
 _BYTES_A_SAMPLE = {"EDF": 2, "BDF": 3}
 _INTEGER = re.compile(r"[+-]?\d{1,8}", re.ASCII)
@@ -220,7 +223,7 @@ def read_header(file: OpenFile) -> EDFHeader:
         n_records=n_records,
         duration=duration,
         labels=tuple(fields["label"]),
-        units=tuple(fields["unit"]),
+        units=tuple("uV" if u in _MICROVOLT else u for u in fields["unit"]),
         n_samples=tuple(_integer(text, 1, 1 << 24) for text in fields["n_samples"]),
         filters=tuple(_corners(text) for text in fields["prefilter"]),
         ranges=_ranges(fields, 8 * _BYTES_A_SAMPLE[kind]),
@@ -508,8 +511,8 @@ def _signal(header: EDFHeader, position: int, digital: np.ndarray) -> EDFSignal:
     gain, _ = header.gain(position)
     physical_min, _, digital_min, _ = header.ranges[position].tolist()
     samples = (digital.astype(np.float64) - digital_min) * gain + physical_min
-    unit = {"µV": "uV", "μV": "uV"}.get(header.units[position], header.units[position])
     rate = header.n_samples[position] / header.duration
+    unit = header.units[position]
     return EDFSignal(header.labels[position], samples, rate, unit, abs(gain))
 
 

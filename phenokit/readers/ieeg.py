@@ -41,7 +41,7 @@ from phenokit.readers.ieeg_channels import (
     select_channels,
 )
 from phenokit.readers.ieeg_recording import IEEGRecording, Piece, place_blocks
-from phenokit.readers.swec import read_swec
+from phenokit.readers.swec import is_swec_folder, read_swec
 from phenokit.readers.tables import Column, read_table
 from phenokit.recording import Event
 
@@ -79,7 +79,7 @@ def read_ieeg(path: Path, *, root: Path | None = None) -> IEEGRecording:
     """
     if path.is_symlink():
         raise BadInput("E_PATH", "The recording is a link.")
-    if path.is_dir() and (path / f"{path.name}_total.h5").exists():
+    if is_swec_folder(path):
         return read_swec(path, root=root)
     if path.is_dir() and path.suffix.lower() != ".mefd":
         path = _only_recording(path)
@@ -93,7 +93,7 @@ def read_ieeg(path: Path, *, root: Path | None = None) -> IEEGRecording:
 
 
 def is_ieeg_file(path: Path) -> bool:
-    """Whether a file, or a folder ``.mefd``, is of a format of iEEG that is read.
+    """Whether a file, or a folder of MEF3 or SWEC, is of a format of iEEG that is read.
 
     The files that belong to another one (``.dat``, ``.vmrk``, ``.tsv``) are none. A file
     that cannot be opened is none.
@@ -101,7 +101,7 @@ def is_ieeg_file(path: Path) -> bool:
     if path.is_symlink():
         return False
     if path.is_dir():
-        return path.suffix.lower() == ".mefd"
+        return path.suffix.lower() == ".mefd" or is_swec_folder(path)
     try:
         return _sniff(read_start(path, _START_BYTES), path.suffix.lower()) is not None
     except BadInput:
@@ -162,6 +162,7 @@ def _read_edf(path: Path, root: Path | None) -> IEEGRecording:
         channels=selection.names,
         sampling_rate=rate,
         unit="uV",
+        file_unit=", ".join(sorted({settled[k] for k in used})),
         pieces=pieces,
         source_format=header.kind + "+" * header.is_plus,
         reference=sidecars.reference,
@@ -201,8 +202,8 @@ def _timing(
             raise BadInput("E_DISCONTINUOUS", "A data record does not say when it begins.")
         return whole, 0.0, events
     begin = float(onsets[0])
-    # A file that declares no gap rounds its times as it likes.
-    tolerance = _SPACING if header.is_discontinuous else header.duration / 2
+    # A file that declares no gap may round the times of its records to seconds.
+    tolerance = _SPACING if header.is_discontinuous else max(1.0, header.duration / 2)
     spacing = max(tolerance, 1.5 * header.duration / n)
     return (
         place_blocks(
@@ -266,6 +267,7 @@ def _read_npz(path: Path, root: Path | None) -> IEEGRecording:
         channels=selection.names,
         sampling_rate=_rate_of_arrays(members),
         unit="" if scale is None else "uV",
+        file_unit=", ".join(sorted({units[k] for k in selection.used})),
         pieces=(Piece(0, 0, signal.shape[0]),),
         source_format="arrays (npz)",
         reference=sidecars.reference,

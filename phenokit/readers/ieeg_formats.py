@@ -210,6 +210,7 @@ def read_mef3(path: Path, root: Path | None) -> IEEGRecording:
         channels=selection.names,
         sampling_rate=rate,
         unit="uV",
+        file_unit=", ".join(sorted({units[k] for k in selection.used})),
         pieces=_mef_pieces(used[0], rate),
         source_format="MEF3",
         reference=sidecars.reference,
@@ -338,6 +339,7 @@ def _recording(
     units: Sequence[str] | None = None,
 ) -> IEEGRecording:
     """A file that MNE has opened; `units` of the file, for a format that has one."""
+    stated = units
     if units is None:
         units = ["V" if kind in _VOLTAGES else "" for kind in raw.get_channel_types()]
     sidecars = read_sidecars(path, root=root)
@@ -351,6 +353,7 @@ def _recording(
         channels=selection.names,
         sampling_rate=one_rate([float(raw.info["sfreq"])]),
         unit="uV",
+        file_unit=", ".join(sorted({stated[k] for k in selection.used})) if stated else "",
         pieces=(Piece(0, 0, int(raw.n_times)),),
         source_format=source_format,
         reference=sidecars.reference,

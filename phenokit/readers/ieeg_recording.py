@@ -53,6 +53,8 @@ class IEEGRecording:
         Hz.
     unit
         ``"uV"``; empty where the file states none (arbitrary units).
+    file_unit
+        What the file, or the channel table, states; empty where it is the format's own.
     pieces
         Where there are samples, in order; what lies between is a gap.
     source_format
@@ -86,6 +88,7 @@ class IEEGRecording:
     unit: str
     pieces: tuple[Piece, ...]
     source_format: str
+    file_unit: str = ""
     reference: str = ""
     filters: str = ""
     dropped: Mapping[str, str] = field(default_factory=dict)

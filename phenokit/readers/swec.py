@@ -102,6 +102,18 @@ def check_split(patients_by_fold: Mapping[str, Collection[str]]) -> None:
                 )
 
 
+def is_swec_folder(path: Path) -> bool:
+    """Whether a folder is that of a patient of the data set.
+
+    Examples
+    --------
+    >>> is_swec_folder(Path("ID99"))
+    False
+    """
+    is_named = _FOLDER.fullmatch(path.name) is not None
+    return is_named and (path / f"{path.name}_total.h5").is_file()
+
+
 def read_swec(folder: Path, *, root: Path | None = None) -> IEEGRecording:
     """Open the recording of one patient; samples are read when they are asked for.
 

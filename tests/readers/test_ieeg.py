@@ -116,8 +116,19 @@ def test_volts_and_microvolts_of_one_recording_are_the_same_samples(tmp_path, di
         path = tmp_path / f"{unit}.edf"
         path.write_bytes(edf_bytes(digital, labels=names, unit=unit, limit=limit))
         found.append(read_ieeg(path).samples(0, 1536))
+        assert (read_ieeg(path).unit, read_ieeg(path).file_unit) == ("uV", unit)
     np.testing.assert_allclose(found[1], found[0], rtol=2e-7)
     np.testing.assert_allclose(found[2], found[0], rtol=2e-7)
+
+
+@pytest.mark.parametrize("spelling", [b"\xb5V", b"\xc2\xb5V", b"\x83\xcaV"])
+def test_microvolts_are_known_as_files_spell_them(tmp_path, digital, spelling):
+    path = tmp_path / "one.edf"
+    plain = edf_bytes(digital, labels=["A1", "A2", "B1"])
+    path.write_bytes(plain)
+    expected = read_ieeg(path).samples(0, 99)
+    path.write_bytes(plain.replace(b"uV      ", spelling.ljust(8)))
+    np.testing.assert_array_equal(read_ieeg(path).samples(0, 99), expected)
 
 
 CASES = {
@@ -273,6 +284,14 @@ def test_records_that_overlap_or_have_no_time_are_refused(tmp_path, texts, reser
     with pytest.raises(BadInput) as refusal:
         read_ieeg(path)
     assert refusal.value.code == "E_DISCONTINUOUS"
+
+
+def test_times_rounded_to_seconds_make_no_gap(tmp_path):
+    data, _ = edf_plus([stamp(t) for t in (0, 0, 1, 1, 2)])
+    data = data[:244] + b"0.5     " + data[252:]
+    path = tmp_path / "rounded.edf"
+    path.write_bytes(data)
+    assert read_ieeg(path).gaps == ()
 
 
 def test_a_file_with_gaps_and_no_annotations_is_refused(tmp_path, digital):
