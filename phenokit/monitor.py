@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float32, Shaped
 
 from phenokit.errors import BadInput, BundleError
-from phenokit.evidence.seizures import HALF, CoverageRule, EventRule
+from phenokit.evidence.seizures import HALF, CoverageRule, EventRule, EventStream
 from phenokit.networks.checkpoint import Bundle, load_bundle
 from phenokit.networks.mvpformer import (
     IEEGContract,
@@ -47,7 +47,7 @@ from phenokit.networks.streaming import (
 )
 from phenokit.preprocessing.montage import OrderPolicy, channel_order
 from phenokit.preprocessing.segments import SegmentGrid, SegmentRule
-from phenokit.recording import Notice, SegmentStatus
+from phenokit.recording import Event, Notice, SegmentStatus
 
 KIND = "ieeg-mvpformer"
 """Of the bundles that hold such a model."""
@@ -320,6 +320,9 @@ class SeizureMonitor:
         self._unrecorded = 0  # samples just before the next segment
         self._is_finished = False
         self._longest = 0.0
+        self._events = EventStream(
+            model.event_rule, segment_duration=model.segments.duration
+        )
         self._forget()
 
     def feed(self, chunk: Shaped[np.ndarray, "channel sample"]) -> list[SegmentResult]:
@@ -352,7 +355,21 @@ class SeizureMonitor:
         results = []
         while self._next < self._grid.n_segments(self._n_samples):
             results.append(self._segment())
+        self._events.finish()
         return results
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Seizures that nothing to come can change; all of them once it is finished."""
+        return self._events.events
+
+    @property
+    def is_ictal(self) -> bool:
+        """Whether the newest segment lies in a seizure of which that is known by now.
+
+        It is known as late as `latency` says.
+        """
+        return self._events.is_ictal
 
     def latency(self) -> Latency:
         """How late the monitor is at worst."""
@@ -379,6 +396,8 @@ class SeizureMonitor:
             "last_sample": self._last_sample.view(np.int32),
             "usable": self._usable.astype(np.int32),
         }
+        for name, array in self._events.state_dict().items():
+            arrays[f"events.{name}"] = array
         for name, tensor in self._past._asdict().items():
             array = tensor.cpu().numpy()
             arrays[f"past.{name}"] = (
@@ -408,6 +427,9 @@ class SeizureMonitor:
         self._samples = state["samples"].view(np.float32).copy()
         self._last_sample = state["last_sample"].view(np.float32).copy()
         self._usable = state["usable"].astype(bool)
+        self._events.load_state_dict(
+            {name: state[f"events.{name}"] for name in self._events.state_dict()}
+        )
         kept = {
             name: torch.tensor(state[f"past.{name}"], device=tensor.device).to(tensor.dtype)
             for name, tensor in self._past._asdict().items()
@@ -451,6 +473,7 @@ class SeizureMonitor:
             faults=reasons,
             amplitude=_amplitude(segment.signal[usable]),
         )
+        self._events.push(probability, status)
         self._next += 1
         self._longest = max(self._longest, time.perf_counter() - begin)
         return result
@@ -551,6 +574,8 @@ class SeizureMonitor:
             "bad": list(self._bad),
             "sampling_rate": self._grid.sampling_rate,
             "coverage_rule": asdict(self.coverage_rule),
+            "event_rule": asdict(model.event_rule),
+            "scale": [model.slope, model.intercept],
         }
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).digest()
         return np.frombuffer(digest, dtype="<i8").astype(np.int64)

@@ -7,7 +7,7 @@ evaluated ends an event and is reported as such: it is never "no seizure".
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8
@@ -126,6 +126,109 @@ def find_events(
         for first, stop in joined
         if (stop - first) * segment_duration >= rule.minimum_duration
     )
+
+
+class EventStream:
+    """`find_events` for segments that come one by one.
+
+    Parameters
+    ----------
+    rule, segment_duration
+        As of `find_events`.
+
+    Attributes
+    ----------
+    events
+        Those that no later segment can change, in order; after `finish`, all.
+
+    Examples
+    --------
+    >>> stream = EventStream(EventRule(theta_on=0.5))
+    >>> for p in [0.1, 0.9, 0.8, 0.9, 0.1, 0.1, 0.1, 0.1]:
+    ...     stream.push(p, SegmentStatus.EVALUATED)
+    >>> [(event.onset, event.offset) for event in stream.events]
+    [(5.0, 20.0)]
+    """
+
+    def __init__(self, rule: EventRule, *, segment_duration: float | int = 5.0) -> None:
+        self.rule = rule
+        self.events: tuple[Event, ...] = ()
+        self._duration = float(segment_duration)
+        self._n_segments = 0
+        self._stretch: list[float] = []  # probabilities of the last evaluated stretch
+        self._n_settled = 0  # events of it that are among `events`
+
+    def push(self, probability: float, status: SegmentStatus) -> None:
+        """Take the next segment; its probability is NaN unless it was evaluated."""
+        if status == SegmentStatus.EVALUATED:
+            self._stretch.append(probability)
+        else:
+            self.finish()
+        self._n_segments += 1
+        # what follows an event is known to be quiet, for as long as it could be joined
+        self._settle(self._n_known - max(self.rule.join_gap / self._duration, 1.0))
+
+    def finish(self) -> None:
+        """Nothing follows that was evaluated: all events of the stretch stand."""
+        self._settle(np.inf)
+        self._stretch, self._n_settled = [], 0
+
+    @property
+    def is_ictal(self) -> bool:
+        """Whether the newest segment of which that is known lies in a seizure.
+
+        It is known after the delay of the rule. A seizure that stays shorter than the
+        rule's least duration will not be among the events.
+        """
+        smoothed = self._smoothed()[: max(self._n_known, 0)]
+        on, off = self.rule.theta_on, self.rule.off
+        return bool(len(smoothed)) and bool(_hysteresis(smoothed, on=on, off=off)[-1])
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Everything that the next answers depend on."""
+        rows = [(e.onset, e.offset, e.confidence, e.truncated) for e in self.events]
+        return {
+            "counters": np.array([self._n_segments, self._n_settled], dtype=np.int64),
+            "stretch": np.array(self._stretch, dtype=np.float64),
+            "events": np.array(rows, dtype=np.float64).reshape(-1, 4),
+        }
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on where `state_dict` was taken of a stream with the same rule."""
+        self._n_segments, self._n_settled = state["counters"].tolist()
+        self._stretch = state["stretch"].tolist()
+        self.events = tuple(
+            Event("sz", onset, offset, confidence=confidence, truncated=bool(truncated))
+            for onset, offset, confidence, truncated in state["events"].tolist()
+        )
+
+    @property
+    def _n_known(self) -> int:
+        """Segments of the stretch whose median is known."""
+        return len(self._stretch) - self.rule.median // 2
+
+    def _smoothed(self) -> Float[np.ndarray, " segment"]:
+        stretch = np.array(self._stretch, dtype=np.float64)
+        return running_median(stretch, length=self.rule.median) if len(stretch) else stretch
+
+    def _settle(self, before: float) -> None:
+        """Take over the events that end before a segment of the stretch."""
+        if not self._stretch or max(self._stretch) < self.rule.theta_on:
+            return  # nothing to find, most of the time
+        first = self._n_segments - len(self._stretch)
+        found = find_events(
+            np.array(self._stretch, dtype=np.float64),
+            np.zeros(len(self._stretch), dtype=np.int8),
+            rule=self.rule,
+            segment_duration=self._duration,
+        )
+        for event in found[self._n_settled :]:
+            if event.offset / self._duration > before:
+                break
+            shift = first * self._duration
+            moved = replace(event, onset=event.onset + shift, offset=event.offset + shift)
+            self.events = (*self.events, moved)
+            self._n_settled += 1
 
 
 def running_median(

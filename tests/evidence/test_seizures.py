@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import median_filter
@@ -5,6 +7,7 @@ from scipy.ndimage import median_filter
 from phenokit.errors import BadInput
 from phenokit.evidence.seizures import (
     EventRule,
+    EventStream,
     coverage_of,
     find_events,
     label_segments,
@@ -150,3 +153,53 @@ def test_the_coverage_counts_every_second_once():
 def test_a_segment_that_only_touches_an_event_does_not_carry_it():
     labels = label_segments([Event("sz", 5.0, 10.0)], n_segments=4)
     np.testing.assert_array_equal(labels, [False, True, False, False])
+
+
+# --- segment by segment
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_events_of_a_stream_are_those_of_the_whole(seed):
+    rng = np.random.default_rng(seed)
+    rule = EventRule(
+        theta_on=0.6, median=int(rng.choice([1, 3, 5])),
+        join_gap=float(rng.choice([0, 7.5, 15])), minimum_duration=10,
+    )  # fmt: skip
+    p = np.clip(np.repeat(rng.random(40), 4) + rng.normal(0, 0.15, 160), 0, 1)
+    p[rng.random(160) < 0.02] = np.nan
+    stream, seen, ictal = EventStream(rule), [], []
+    for k in range(len(p)):
+        stream.push(float(p[k]), SegmentStatus(int(status_of(p[k]))))
+        seen.append(stream.events)
+        ictal.append(stream.is_ictal)
+    stream.finish()
+    assert stream.events == events(*p, rule=rule)
+    for before in seen:  # what was said once stands
+        assert before == stream.events[: len(before)]
+    # a segment is said to be ictal, or not, as late as the rule says
+    inside = label_segments(
+        events(*p, rule=replace(rule, join_gap=0.0, minimum_duration=0.0)), n_segments=160
+    )
+    late = rule.median // 2
+    for k in range(late, 160):
+        if not np.isnan(p[k - late : k + 1]).any():
+            assert ictal[k] == inside[k - late]
+
+
+def test_an_event_stands_once_nothing_can_join_it():
+    stream = EventStream(EventRule(theta_on=0.5, median=3))
+    for p in (0.1, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1):
+        stream.push(p, SegmentStatus.EVALUATED)
+        assert stream.events == ()
+    stream.push(0.1, SegmentStatus.EVALUATED)
+    assert [(e.onset, e.offset) for e in stream.events] == [(5.0, 20.0)]
+
+
+def test_a_gap_ends_the_event_of_a_stream_at_once():
+    stream = EventStream(PLAIN)
+    for p in (0.1, 0.9, 0.9):
+        stream.push(p, SegmentStatus.EVALUATED)
+    assert stream.is_ictal
+    stream.push(np.nan, SegmentStatus.GAP)
+    assert [(e.onset, e.offset, e.truncated) for e in stream.events] == [(5.0, 15.0, True)]
+    assert not stream.is_ictal
