@@ -1,9 +1,10 @@
 """Seizures of unseen simulated patients: ieeg-demo, plain attention, line length.
 
     python benchmarks/seizures.py train-plain --archive DIR --run DIR
-    python benchmarks/seizures.py validation --archive DIR --run DIR --out DIR
-    python benchmarks/seizures.py score --run DIR --out DIR [--part 0/2]
+    python benchmarks/seizures.py score --archive DIR --run DIR --out DIR [--part 0/2]
     python benchmarks/seizures.py table --out DIR
+
+with the archive of ``scripts/pack_simulated_ieeg.py``.
 
 Three detectors see the same prepared segments. ``ieeg-demo`` is scored as it streams. The
 plain transformer has the same size and the same training steps on the same windows, but
@@ -14,7 +15,7 @@ which a detector at the bedside would not have.
 
 Validation patients choose each detector's threshold (best event F1 with at most 24 false
 alarms a day). Test patients have 40, 72 or 100 contacts, which no training patient has, and
-were never looked at. Intervals and paired differences resample patients.
+decided nothing. Intervals and paired differences resample patients.
 """
 
 import argparse
@@ -39,19 +40,14 @@ from phenokit.evidence.seizures import EventRule
 from phenokit.monitor import SeizureMonitor, load_ieeg_model
 from phenokit.networks.checkpoint import read_tensors, write_tensors
 from phenokit.networks.mvpformer import MVPFormer, MVPFormerConfig, to_arrays
-from phenokit.preprocessing.segments import SegmentGrid
 from phenokit.recording import Event, SegmentStatus
-from phenokit.simulation.ieeg import draw_patient, simulate_ieeg
 from phenokit.training.assemble_seizures import SCORES
 from phenokit.training.recipe import SeizureRecipe
-from phenokit.training.segment_archive import SegmentArchive, montage_order
+from phenokit.training.segment_archive import SegmentArchive
 from phenokit.training.seizures import Windows, fit_seizures, segment_logits
 
 MODEL = "ieeg-demo"
 RECIPE = Path(__file__).parents[1] / "scripts" / "ieeg-demo.toml"
-COUNTS = (40, 72, 100)
-SEED = 2027
-"""Of the test patients; training and validation have another."""
 PLAIN_INNER = 363
 DETECTORS = ("ieeg-demo", "plain attention", "line length")
 LIMIT = 24
@@ -189,45 +185,19 @@ def line_length_probability(length: np.ndarray) -> np.ndarray:
 # ---- validation and test patients -------------------------------------------------------
 
 
-def score_validation(archive: SegmentArchive, run: Path, out: Path) -> None:
-    """All three on the validation patients."""
+def score(archive: SegmentArchive, run: Path, out: Path, *, part: tuple[int, int]) -> None:
+    """All three on validation and test patients; `part` k of m takes every m-th."""
     plain = load_plain(run)
-    for one in archive.of("val"):
-        file = out / f"val-{one.number:05d}.npz"
-        if file.exists():
+    for one in (*archive.of("val"), *archive.of("test")):
+        file = out / f"{one.split}-{one.number:05d}.npz"
+        if one.number % part[1] != part[0] or file.exists():
             continue
         detectors = Detectors(one.channels, plain)
         valid = archive.valid(one)
         for k in range(one.n_segments):
             detectors.feed(archive.signal(one, k, k + 1)[0], valid[k])
         save(file, one.patient_id, one.duration, one.seizures, *detectors.finish())
-
-
-def score_test(
-    run: Path, out: Path, *, n: int, hours: float, part: tuple[int, int]
-) -> None:
-    """All three on new patients; `part` k of m takes every m-th."""
-    plain, model = load_plain(run), load_ieeg_model(MODEL)
-    for number in range(n):
-        file = out / f"test-{number:05d}.npz"
-        if number % part[1] != part[0] or file.exists():
-            continue
-        rng = np.random.default_rng([SEED, number])
-        patient = draw_patient(
-            rng, n_channels=COUNTS[number % len(COUNTS)], patient_id=f"test {number}"
-        )
-        ieeg = simulate_ieeg(patient, rng=rng, duration=3600 * hours)
-        order = montage_order(ieeg.channels)
-        grid = SegmentGrid(model.segments, ieeg.sampling_rate)
-        detectors = Detectors([ieeg.channels[k] for k in order], plain)
-        for k in range(grid.n_segments(ieeg.n_samples)):
-            segment = grid.read(ieeg, k)
-            detectors.feed(segment.signal[order], segment.valid[order])
-        save(
-            file, patient.patient_id, ieeg.duration, ieeg.truth.seizures,
-            *detectors.finish(),
-        )  # fmt: skip
-        print(file.name, len(ieeg.truth.seizures), "seizures", flush=True)
+        print(file.name, len(one.seizures), "seizures", flush=True)
 
 
 def save(
@@ -324,26 +294,20 @@ def words(value: float | None) -> str:
 
 
 def main() -> None:
-    """One of the four steps."""
+    """One of the three steps."""
     parser = argparse.ArgumentParser(description="Seizures of unseen simulated patients")
-    parser.add_argument("step", choices=("train-plain", "validation", "score", "table"))
+    parser.add_argument("step", choices=("train-plain", "score", "table"))
     parser.add_argument("--archive", type=Path)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--patients", type=int, default=15)
-    parser.add_argument("--hours", type=float, default=1.5)
     parser.add_argument("--part", default="0/1")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.step == "train-plain":
         train_plain(SegmentArchive(options.archive), options.run)
-    elif options.step == "validation":
-        score_validation(SegmentArchive(options.archive), options.run, options.out)
     elif options.step == "score":
         k, m = (int(number) for number in options.part.split("/"))
-        score_test(
-            options.run, options.out, n=options.patients, hours=options.hours, part=(k, m)
-        )
+        score(SegmentArchive(options.archive), options.run, options.out, part=(k, m))
     else:
         show_table(options.out)
 

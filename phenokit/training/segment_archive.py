@@ -133,7 +133,7 @@ class SegmentArchive:
 
     def _stored(self, recording: ArchivedRecording, name: str) -> np.ndarray:
         path = self.folder / f"{recording.number:05d}" / f"{name}.npy"
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, "r")
 
 
 @dataclass(frozen=True)
