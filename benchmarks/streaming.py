@@ -12,8 +12,8 @@ one thread, and give one answer for each segment of 5 s:
 - `exact`: `SeizureMonitor` that keeps the encoder's tokens and decodes the window anew;
 - `cached`: `SeizureMonitor` that keeps keys and values of every layer.
 
-Printed: CPU seconds an hour of recording, medians over the rounds, the ratio to `anew`
-(median of the paired ratios), time a segment (median and worst), the delay that no
+Printed, warming up left out: CPU seconds an hour of recording, medians over the rounds, the
+ratio to `anew` (median of the paired ratios), time a segment (median and worst), the delay that no
 computer can take away, and what of a cached segment is preparation. Before that, the ways
 are held against each other: `exact` and `anew` within 1e-5 in probability.
 """
@@ -101,17 +101,14 @@ def anew(model: IEEGModel, recording: Held) -> Iterator[float]:
         yield float(torch.sigmoid(logit[1] - logit[0]))
 
 
-def timed(answers: Iterator[float]) -> tuple[np.ndarray, np.ndarray, float]:
-    """Probabilities, seconds that each took, and CPU seconds of all."""
-    found, seconds = [], []
-    cpu = time.process_time()
-    begin = time.perf_counter()
+def timed(answers: Iterator[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities, and what each took: seconds by the wall, and of the processor."""
+    found, wall, cpu = [], [time.perf_counter()], [time.process_time()]
     for probability in answers:
         found.append(probability)
-        now = time.perf_counter()
-        seconds.append(now - begin)
-        begin = now
-    return np.array(found), np.array(seconds), time.process_time() - cpu
+        wall.append(time.perf_counter())
+        cpu.append(time.process_time())
+    return np.array(found), np.diff(wall), np.diff(cpu)
 
 
 def preparation(recording: Held, rounds: int) -> float:
@@ -155,19 +152,22 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, way in ways.items():
             runs[name].append(timed(way()))
-    hours = recording.n_samples / recording.sampling_rate / 3600
     print(
         f"{options.channels} channels, {options.sampling_rate} Hz, window of "
         f"{options.window} segments, {options.minutes:g} min, {options.rounds} rounds"
     )
-    cpu = {name: np.array([r[2] for r in rs[1:]]) / hours for name, rs in runs.items()}
+    steady = slice(options.window, None)
+    cpu = {
+        name: np.array([r[2][steady].mean() for r in rs[1:]]) * 3600 / SEGMENT
+        for name, rs in runs.items()
+    }
     print("way      CPU s/h   to anew   s/segment: median    worst")
     for name, rs in runs.items():
-        steady = np.concatenate([r[1][options.window :] for r in rs[1:]])
+        wall = np.concatenate([r[1][steady] for r in rs[1:]])
         print(
             f"{name:<7} {np.median(cpu[name]):>8.1f} "
             f"{np.median(cpu['anew'] / cpu[name]):>8.1f}x "
-            f"{np.median(steady):>18.4f} {steady.max():>8.4f}"
+            f"{np.median(wall):>18.4f} {wall.max():>8.4f}"
         )
     monitor = SeizureMonitor(
         cached, channels=recording.channels, sampling_rate=recording.sampling_rate

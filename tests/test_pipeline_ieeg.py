@@ -1,12 +1,14 @@
 """From an iEEG to seizures, coverage and notices; what is refused, and with which code."""
 
+import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from phenokit import score_ieeg
+from phenokit import read_ieeg, score_ieeg
 from phenokit.engine import Engine
 from phenokit.errors import BundleError, Outcome
 from phenokit.evidence.seizures import CoverageRule, EventRule
@@ -210,3 +212,12 @@ def test_the_engine_says_what_the_pipeline_says(ieeg_bundle, ieeg_array):
     expected = score_ieeg(recording, engine.ieeg_model(str(ieeg_bundle)))
     engine.close()
     np.testing.assert_array_equal(ours.contribution, expected.contribution)
+
+
+@pytest.mark.realdata
+def test_the_real_clip_is_refused_for_its_unit_and_its_length(ieeg_model):
+    folder = Path(os.environ["PHENOKIT_DATA"]) / "ieeg-ds003029-pt01"
+    clip = read_ieeg(folder / "pt01_seizure1_m1s_p2s_1000hz.npz")
+    scored = score_ieeg(clip, ieeg_model(max_channels=128))
+    assert scored.all_codes == ("E_UNITS", "A_DURATION")
+    assert (scored.outcome, scored.events) == (Outcome.REJECTED, ())
