@@ -3,6 +3,7 @@
 A fragment: turning a page runs this file and nothing else of the page.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -83,13 +84,18 @@ def go_to(record: str, event: Event) -> None:
 
 
 def begin_of(record: str) -> float:
-    """Where the reader is, seconds."""
-    return float(st.session_state.get(f"ieeg-at-{record}", 0.0))
+    """Where the reader is, seconds; at first where the address says."""
+    named = st.query_params.get("t", "")
+    first = float(named) if re.fullmatch(r"\d{1,9}", named, re.ASCII) else 0.0
+    return float(st.session_state.setdefault(f"ieeg-at-{record}", first))
 
 
 def _show(one: Opened, layer: Layer) -> None:
     view, sensitivity, negative_up = _controls(one)
     record = one.record
+    at = f"{view.begin:.0f}"
+    if st.query_params.get("t", "0") != at:
+        st.query_params["t"] = at  # a reload, or a link, comes back here
     columns = int(st.session_state.get("ieeg-columns", COLUMNS))
     # What the browser asked for, once: the page after the one that it shows.
     needed = st.session_state.pop(f"ieeg-need-{record}", view.begin)

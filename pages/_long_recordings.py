@@ -19,7 +19,12 @@ from phenokit.errors import BadInput
 from phenokit.readers.annotations import BACKGROUND
 from phenokit.readers.ieeg import IEEG_SUFFIXES, IEEGRecording, is_ieeg_file, read_ieeg
 from phenokit.recording import Event
-from phenokit.report.ieeg_viewer import Extrema, extrema_folder, fingerprint
+from phenokit.report.ieeg_viewer import (
+    Extrema,
+    extrema_folder,
+    fingerprint,
+    trim_extrema,
+)
 
 MAX_UPLOAD_MB = 500
 UPLOADS_KEPT = 86_400.0
@@ -89,6 +94,8 @@ def choose() -> Opened | None:
         if source != UPLOAD:
             st.info("Choose a recording. The demo recordings are simulated: nobody's data.")
         return None
+    if st.session_state.get("ieeg-opened") not in {None, entry.record}:
+        st.query_params.pop("t", None)  # a time of the recording before
     st.query_params["record"] = st.session_state["ieeg-opened"] = entry.record
     return _open(entry, is_simulated=source == "Demo")
 
@@ -216,4 +223,6 @@ def _known() -> dict[str, Opened]:
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _extrema(key: str, _one: Opened) -> Extrema:
-    return Extrema(_one.recording, extrema_folder(), key)
+    folder = extrema_folder()
+    trim_extrema(folder)
+    return Extrema(_one.recording, folder, key)

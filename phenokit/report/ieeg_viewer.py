@@ -344,6 +344,16 @@ def extrema_folder() -> Path:
     return (Path(named).absolute() if named else Path(cache) / "phenokit") / "extrema"
 
 
+def trim_extrema(folder: Path, *, n_recordings: int = 20) -> None:
+    """Remove the extrema of all but the recordings that were opened last."""
+    if not folder.is_dir():
+        return
+    files = sorted(folder.glob("*.extrema"), key=lambda path: -path.stat().st_mtime)
+    for path in files[n_recordings:]:
+        for one in (path, path.with_suffix(".sums")):
+            one.unlink(missing_ok=True)
+
+
 def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not path.is_file() or path.stat().st_size != size:

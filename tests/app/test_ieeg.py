@@ -306,6 +306,13 @@ def test_scoring_is_a_job_of_its_own_whose_result_appears(ieeg_app, tmp_path):
     assert any("That is not “none”" in text.value for text in app.text)
 
 
+def test_the_address_holds_the_place_and_leads_back_to_it(ieeg_app):
+    ieeg_app.query_params["t"] = "31"
+    assert traces(opened(ieeg_app, "night"))[0]["begin"] == 31.0
+    opened(ieeg_app, "clip")
+    assert traces(ieeg_app)[0]["begin"] == 0.0
+
+
 def test_another_address_opens_what_it_names(ieeg_app):
     app = opened(ieeg_app, "night")
     record = record_of(app)

@@ -1,5 +1,6 @@
 """Pages of a long recording: no extremum is lost, a gap stays one, bytes come back."""
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from phenokit.report.ieeg_viewer import (
     fingerprint,
     is_bad,
     pack_pages,
+    trim_extrema,
     typical_amplitude,
     unpack_pages,
 )
@@ -115,6 +117,14 @@ def test_a_damaged_block_of_extrema_is_made_again(held, tmp_path):
     data[40] ^= 1
     file.write_bytes(data)
     np.testing.assert_array_equal(Extrema(held, tmp_path, "k").bins(0, 100), right)
+
+
+def test_extrema_of_the_recordings_opened_last_are_kept(held, tmp_path):
+    for k in range(4):
+        Extrema(held, tmp_path, f"r{k}")
+        os.utime(tmp_path / f"r{k}.extrema", (k, k))
+    trim_extrema(tmp_path, n_recordings=2)
+    assert {path.stem for path in tmp_path.iterdir()} == {"r2", "r3"}
 
 
 def test_long_pages_in_parts_equal_the_page_at_once(held, monkeypatch):
