@@ -12,10 +12,10 @@ one thread, and give one answer for each segment of 5 s:
 - `exact`: `SeizureMonitor` that keeps the encoder's tokens and decodes the window anew;
 - `cached`: `SeizureMonitor` that keeps keys and values of every layer.
 
-Printed, warming up left out: CPU seconds an hour of recording, medians over the rounds; the
-ratio to `anew`, the median of the paired ratios; time a segment, median and worst; the delay
-that no computer can take away; and what of a cached segment is preparation. Before that, the
-ways are held against each other: `exact` and `anew` within 1e-5 in probability.
+Printed, warming up left out: CPU seconds an hour of recording, medians over the rounds;
+the ratio to `anew`, the median of the paired ratios; time a segment, median and worst; the
+delay that no computer can take away; and what of a cached segment is preparation. Before
+that, the ways are held against each other: `exact` and `anew` within 1e-5 in probability.
 """
 
 import argparse
