@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/mvpa.py [--sizes 22x25,64x25,128x25] [--rounds N]
         [--heads 4] [--dim 32] [--seed 0] [--window 10]
+        [--braindecode FOLDER] [--variants gathered,dense,...]
 
 Sizes are channels x segments, one item, float32, one head of keys a head of queries, the
 window of 10 binding. `gathered` is the formula as published code evaluates it, with one
@@ -9,10 +10,17 @@ number a pair of tokens for each term; `dense` is ours. `biased` is PyTorch's
 scaled-dot-product attention with all added terms of a pair as one bias, without a window
 and so another function: what a training step of it holds bounds ours.
 
+With `--braindecode`, whole layers (projections, attention, projection) are compared as
+well: `layer-*` is ours, `braindecode` that of braindecode 1.8.1, which is no dependency.
+FOLDER is a virtual environment, made where there is none, that sees the packages of this
+one and so has the same torch; only braindecode and what it asks for is installed into it.
+Both layers get the same weights, and their outputs are compared.
+
 Each variant runs in a process of its own, because memory that a process has once taken
 stays with it: growth of its peak resident memory after imports and inputs, and the median
 CPU time over the rounds after one round that is not counted. Ratios are against `gathered`,
-whose values and gradients the others must give to 1e-4 of the largest (float32).
+whose values and gradients the others must give to 1e-4 of the largest (float32); those of
+the layers against `layer-auto`. The load average stands in each line.
 
 `product` is a bare product of 1024^3 in the same process, its time scaled to the
 multiplications of the causal pairs of tokens: the bound.
@@ -21,10 +29,13 @@ multiplications of the causal pairs of tokens: the bound.
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +46,8 @@ from torch import Tensor
 
 from phenokit.networks.mvpa import AttentionRule, mvpa
 
+BRAINDECODE = "braindecode==1.8.1"
+LAYERS = ("layer-auto", "layer-dense", "layer-chunk", "braindecode")
 VARIANTS = ("gathered", "dense", "chunk", "sdpa", "biased", "product")
 PASSES = ("forward", "forward+backward")
 TOLERANCE = 1e-4
@@ -92,6 +105,63 @@ def biased(arguments: list[Tensor]) -> Tensor:
     return F.scaled_dot_product_attention(query, k, v, attn_mask=bias)
 
 
+def layers(options: argparse.Namespace) -> tuple[list[Tensor], Callable[[], Tensor]]:
+    """Tokens, tables and weights of a layer, and the layer, ours or braindecode's."""
+    (channels, times), width = options.sizes[0], options.heads * options.dim
+    generator = torch.Generator().manual_seed(options.seed)
+    tokens, P, Q = (
+        torch.randn(*shape, width, generator=generator)
+        for shape in ((1, times, channels), (times,), (channels,))
+    )
+    if options.variant == "braindecode":
+        from braindecode.models.mvpformer import _MVPAttention
+
+        layer = _MVPAttention(
+            width, options.heads, options.heads, local_window=options.window
+        )
+
+        def attend() -> Tensor:
+            return layer(tokens, P[None], Q[None])
+    else:
+        from phenokit.networks.mvpformer import Attention, Grid, MVPFormerConfig
+
+        rule = AttentionRule(index="reference", window=options.window)
+        layer = Attention(
+            MVPFormerConfig(
+                width=width,
+                n_layers=1,
+                n_heads=options.heads,
+                n_kv_heads=options.heads,
+                inner=width,
+                rule=rule,
+                dropout=0.0,
+            )
+        )
+
+        def attend() -> Tensor:
+            return layer(tokens, P, Q, Grid(), backend=options.variant.split("-")[1])
+
+    weights = dict(layer.named_parameters())  # the names are the same in both
+    for name in sorted(weights):
+        drawn = torch.randn(weights[name].shape, generator=generator)
+        weights[name].data = drawn / math.sqrt(width)
+    return [tokens, P, Q, *(weights[name] for name in sorted(weights))], attend
+
+
+def environment(folder: Path) -> str:
+    """Python of the environment that has braindecode; made where there is none."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        own = folder / "lib" / version / "site-packages" / "same_packages.pth"
+        own.write_text(sysconfig.get_path("purelib") + "\n")
+        torch_now = f"torch=={torch.__version__.partition('+')[0]}"
+        command = [str(python), "-m", "pip", "install", "-q", BRAINDECODE, torch_now]
+        subprocess.run(command, check=True)
+    return str(python)
+
+
 def memory(field: str) -> float:
     """``VmRSS`` or ``VmHWM`` (peak) of this process, MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -112,12 +182,18 @@ def timed(run: Callable[[], list[Tensor]], rounds: int) -> tuple[float, list[Ten
 def measure(options: argparse.Namespace) -> None:
     """One variant at one size, in this process; prints JSON and saves what came out."""
     (channels, times), heads, dim = options.sizes[0], options.heads, options.dim
-    arguments = inputs(channels, times, heads, dim, options.seed)
+    is_layer = options.variant in LAYERS
+    if is_layer:
+        arguments, layer = layers(options)
+    else:
+        arguments = inputs(channels, times, heads, dim, options.seed)
     rule = AttentionRule(window=options.window)
     backward = options.passes == "forward+backward"
     a, b = torch.randn(2, 1024, 1024).unbind()
 
     def attend() -> Tensor:
+        if is_layer:
+            return layer()
         if options.variant == "gathered":
             return gathered(arguments, options.window)
         if options.variant == "biased":
@@ -171,9 +247,13 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--window", type=int, default=10)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--variants", type=lambda text: text.split(","), help="default: all"
+    )
+    parser.add_argument("--variant", choices=VARIANTS + LAYERS, help=argparse.SUPPRESS)
     parser.add_argument("--passes", choices=PASSES, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--braindecode", type=Path, help="environment that has it")
     parser.set_defaults(sizes=[(22, 25), (64, 25), (128, 25)])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -181,15 +261,17 @@ def main() -> None:
         measure(options)
         return
     same = [f"--{n}={getattr(options, n)}" for n in ("rounds", "heads", "dim", "seed")]
+    python = environment(options.braindecode) if options.braindecode else ""
+    variants = options.variants or (VARIANTS + LAYERS if python else VARIANTS)
     print("channels x segments, pass, backend: CPU ms, growth of peak MiB, times smaller")
     for channels, times in options.sizes:
         for passes in PASSES:
             with tempfile.TemporaryDirectory() as folder:
                 results = {}
-                for variant in VARIANTS:
+                for variant in variants:
                     out = Path(folder) / f"{variant}.npz"
                     command = [
-                        sys.executable,
+                        python if variant == "braindecode" else sys.executable,
                         __file__,
                         *same,
                         f"--window={options.window}",
@@ -198,19 +280,26 @@ def main() -> None:
                     command += [f"--passes={passes}", f"--out={out}"]
                     done = subprocess.run(command, check=True, capture_output=True)
                     results[variant] = json.loads(done.stdout)
-                    if variant in ("dense", "chunk", "sdpa"):
+                    if variant in ("dense", "chunk", "sdpa") and "gathered" in results:
                         off = difference(out, Path(folder) / "gathered.npz")
                         if off > TOLERANCE:
                             raise SystemExit(
                                 f"{variant} differs from gathered by {off:.1e}"
                             )
-            first = results["gathered"]
+                if "braindecode" in results and "layer-auto" in results:
+                    off = difference(
+                        Path(folder) / "braindecode.npz", Path(folder) / "layer-auto.npz"
+                    )
+                    if off > TOLERANCE:
+                        raise SystemExit(f"the layers differ by {off:.1e}")
             for variant, r in results.items():
+                reference = "braindecode" if variant in LAYERS else "gathered"
+                first = results.get(reference, r)
                 line = f"{channels:3}x{times:<3} {passes:16} {variant:9} {r['ms']:9.1f}"
                 line += f" {r['mib']:8.1f}   time {first['ms'] / r['ms']:6.1f}x"
                 if r["mib"]:
                     line += f"   memory {first['mib'] / r['mib']:6.1f}x"
-                print(line, flush=True)
+                print(f"{line}   load {os.getloadavg()[0]:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,9 +45,12 @@ MEMORY_LIMIT = 16 << 20
 _LIVE_COPIES = 3
 """Arrays of a block's size that backward holds: probabilities, their gradient, one more."""
 
-_DENSE_BYTES = 512 << 10
-_DENSE_BYTES_WITH_GRADIENTS = 2 << 20
+_DENSE_BYTES = 2 << 20
+_DENSE_BYTES_WITH_GRADIENTS = 8 << 20
 """Below these sizes of all logits, the blocks of `chunk` cost more than they save."""
+
+_FEW_CHANNELS, _TIMES_LARGER = 16, 8
+"""Blocks of a segment with fewer channels are small, and pay from a larger size on."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,8 @@ def mvpa(
             element_bytes=q.element_size(),
         )
     if backend == "dense":
-        y = _probabilities(parts, sight) @ parts.value[:, :, None]
+        y = _probabilities(parts, sight).flatten(2, 3) @ parts.value
+        y = y.unflatten(2, parts.query.shape[2:4])
     elif backend == "chunk":
         y = _Chunk.apply(*parts, sight, memory_limit)
     elif backend == "sdpa":
@@ -289,6 +293,7 @@ def choose_backend(
     batch, queries, channels, heads = shape
     logits = batch * heads * queries * channels * n_times * channels * element_bytes
     limit = _DENSE_BYTES_WITH_GRADIENTS if gradients else _DENSE_BYTES
+    limit *= _TIMES_LARGER if channels < _FEW_CHANNELS else 1
     limit *= 1 if device == "cpu" else 64
     return "dense" if logits <= limit else "chunk"
 
@@ -470,7 +475,9 @@ def _probabilities(
     )
     # the lowest finite number, not -inf: a row without any key stays finite
     lowest = torch.finfo(parts.query.dtype).min
-    logit = (parts.query @ parts.key[:, :, None].mT).unflatten(-1, (n_times, -1))
+    # all segments of queries in one product: a key would be copied for each of them
+    logit = parts.query.flatten(2, 3) @ parts.key.mT
+    logit = logit.unflatten(2, parts.query.shape[2:4]).unflatten(-1, (n_times, -1))
     if any(sight.binds(step) for step in range(len(sight.spans))):
         logit = torch.where(near[..., None], logit, 0)
     logit += parts.time.masked_fill(hidden, lowest)[..., None]

@@ -356,8 +356,9 @@ def test_positions_past_the_table_are_refused_and_so_are_positions_in_reference(
 
 def test_auto_takes_dense_while_it_is_small_and_gives_the_same():
     assert choose_backend("cpu", (1, 5, 3, 4), 5) == "dense"
-    assert choose_backend("cpu", (1, 25, 12, 4), 25) == "chunk"
-    assert choose_backend("cpu", (1, 25, 12, 4), 25, gradients=True) == "dense"
+    assert choose_backend("cpu", (1, 25, 16, 4), 25) == "chunk"
+    assert choose_backend("cpu", (1, 25, 16, 4), 25, gradients=True) == "dense"
+    assert choose_backend("cpu", (1, 100, 8, 4), 100, gradients=True) == "dense"
     assert choose_backend("cpu", (1, 25, 128, 4), 25, gradients=True) == "chunk"
     arguments = inputs(1, 5, 3)
     assert torch.equal(mvpa(*arguments), mvpa(*arguments, backend="dense"))
