@@ -100,9 +100,11 @@ def _show(one: Opened, layer: Layer) -> None:
     # What the browser asked for, once: the page after the one that it shows.
     needed = st.session_state.pop(f"ieeg-need-{record}", view.begin)
     needed = view.begin if needed is None else min(max(0.0, needed), _last(one, view))
-    page = _drawn(one, replace(view, begin=needed), columns)
     # Pages that the browser keeps are of no use with other settings.
     key = repr((one.key, replace(view, begin=0.0), columns))
+    begins = {needed} if st.session_state.get("ieeg-key") == key else {view.begin, needed}
+    pages = [_drawn(one, replace(view, begin=begin), columns) for begin in sorted(begins)]
+    st.session_state["ieeg-key"] = key
 
     def go() -> None:
         wanted = _widgets.asked(TRACES)
@@ -110,6 +112,7 @@ def _show(one: Opened, layer: Layer) -> None:
             return
         st.session_state[f"ieeg-at-{record}"] = float(wanted["begin"])
         st.session_state[f"ieeg-row-{record}"] = int(wanted["first_row"])
+        st.session_state["ieeg-number"] = int(wanted["number"])
         st.session_state["ieeg-columns"] = min(max(int(wanted["columns"]), 200), 3000)
         if wanted.get("need") is not None:
             st.session_state[f"ieeg-need-{record}"] = float(wanted["need"])
@@ -119,6 +122,7 @@ def _show(one: Opened, layer: Layer) -> None:
 
     header: dict[str, Any] = {
         "key": key,
+        "answer": st.session_state.get("ieeg-number", 0),
         "jump": f"{record}-{st.session_state.get(f'ieeg-jump-{record}', 0)}",
         "begin": view.begin,
         "length": view.length,
@@ -151,7 +155,7 @@ def _show(one: Opened, layer: Layer) -> None:
         "overview_words": _overview_words(one, layer),
     }
     _widgets.show_traces(
-        pack_pages([page], header=header, bad=view.bad, trend=layer.trend),
+        pack_pages(pages, header=header, bad=view.bad, trend=layer.trend),
         key=TRACES,
         on_go=go,
     )

@@ -30,11 +30,53 @@ export default function ieeg({ data, parentElement, setTriggerValue }) {
   const isJump = !state.meta || state.meta.jump !== meta.jump;
   const isChange = state.meta?.key !== meta.key;
   state.meta = meta;
-  if (isJump || (isChange && state.asked === null)) state.at = meta.begin;
-  if (isJump || isChange) state.asked = null;
+  const isAnswer = state.isWaiting && meta.answer === state.number;
+  if (isAnswer) state.isWaiting = false;
+  if (isJump || (isChange && (state.asked === null || (isAnswer && !state.next)))) {
+    state.at = meta.begin;
+    state.asked = null;
+  }
   const isFirst = !state.page;
-  turn(state);
+  const isShown = turn(state);
   if (isJump && !isFirst) state.overview.scrollIntoView({ block: "nearest" });
+  if (!isShown && !state.isWaiting && !state.next) {
+    // Answered, but without the page: the run that drew it was cut short.
+    const wanted = state.asked ?? state.at;
+    state.next = { begin: wanted, need: wanted, columns: columns(state),
+      first_row: meta.first_row };
+  }
+  askNext(state);
+}
+
+// One request at a time: one that overtakes another, or the run that draws the page, can be
+// lost on its way. What was asked for last waits; what is not answered is sent again.
+function ask(state, request) {
+  state.next = request;
+  if (!state.isWaiting) askNext(state);
+}
+
+function askNext(state) {
+  const { next } = state;
+  if (!next || state.isWaiting) return;
+  state.next = null;
+  const isHere = next.need !== null && state.pages.has(place(next.need));
+  const isPlain = !("until" in next) && next.first_row === state.meta.first_row;
+  if (isPlain && isHere && next.columns === state.meta.columns) return;
+  state.number += 1;
+  state.isWaiting = true;
+  post(state, { ...next, number: state.number }, 2500);
+}
+
+function post(state, request, patience) {
+  clearTimeout(state.watch);
+  state.watch = setTimeout(() => {
+    if (!state.isWaiting || request.number !== state.number) return;
+    if (state.next) {
+      state.isWaiting = false;
+      askNext(state);
+    } else post(state, request, Math.min(2 * patience, 20000));
+  }, patience);
+  state.send({ ...request, sent: performance.now() });
 }
 
 function place(begin) { return begin.toFixed(3); }
@@ -54,7 +96,7 @@ function turn(state) {
     return false;
   }
   const isNew = state.page?.place !== place(wanted) || state.page?.key !== state.meta.key;
-  const { begin: _, ...rest } = state.meta;
+  const { begin: _, answer: __, ...rest } = state.meta;
   const look = JSON.stringify(rest);
   const isSame = !isNew && look === state.look;
   state.look = look;
@@ -79,12 +121,12 @@ function ahead(state) {
   const { page } = state;
   const next = clamp(page, state.at + state.direction * page.length);
   const width = columns(state);
-  if (width !== page.columns && Math.abs(width - page.columns) > 0.15 * width) {
-    state.send({ begin: state.at, need: state.at, columns: width, first_row: page.first_row });
+  if (width !== page.columns) {
+    ask(state, { begin: state.at, need: state.at, columns: width, first_row: page.first_row });
   } else if (!state.pages.has(place(next))) {
-    state.send({ begin: state.at, need: next, columns: width, first_row: page.first_row });
+    ask(state, { begin: state.at, need: next, columns: width, first_row: page.first_row });
   } else if (place(state.meta.begin) !== place(state.at)) {
-    state.send({ begin: state.at, need: null, columns: width, first_row: page.first_row });
+    ask(state, { begin: state.at, need: null, columns: width, first_row: page.first_row });
   }
 }
 
@@ -133,7 +175,8 @@ function build(root) {
   const legend = element("p", { class: "legend" });
   const tools = element("div", { class: "tools", role: "toolbar", "aria-label": "Pages" });
   const state = { root, box, overview, legend, send: null, meta: null, page: null,
-    pages: new Map(), at: 0, asked: null, direction: 1, box_drag: null };
+    pages: new Map(), at: 0, asked: null, direction: 1, box_drag: null,
+    next: null, isWaiting: false, number: Date.now() % 1e9, watch: 0, timer: 0 };
   const steps = [
     ["|◀", "First page", () => 0], ["◀◀", "Back ten pages", (p, at) => at - 10 * p.length],
     ["◀", "Back one page", (p, at) => at - p.length],
@@ -198,7 +241,7 @@ function go(state, begin, more = {}) {
   state.asked = to;
   clearTimeout(state.timer);
   if ("until" in more || !turn(state)) {
-    state.send({ begin: to, need: to, columns: columns(state), first_row: page.first_row, ...more });
+    ask(state, { begin: to, need: to, columns: columns(state), first_row: page.first_row, ...more });
   }
 }
 
@@ -209,13 +252,16 @@ function other(state, direction) {
   const to = Math.min(Math.max(0, first), last);
   if (to !== page.first_row) {
     clearTimeout(state.timer);
-    state.send({ begin: state.at, need: state.at, columns: columns(state), first_row: to });
+    ask(state, { begin: state.at, need: state.at, columns: columns(state), first_row: to });
   }
 }
 
+// As many as there are pixels, more or less: pages of another number are drawn anew.
 function columns(state) {
   const width = state.box.clientWidth - LABELS;
-  return Math.min(2400, Math.max(400, Math.round(width * Math.min(ratio(), 1.5))));
+  const fit = Math.min(2400, Math.max(400, Math.round(width * Math.min(ratio(), 1.5))));
+  const { columns: now } = state.meta;
+  return Math.abs(fit - now) > 0.15 * now ? fit : now;
 }
 
 function ratio() { return Math.max(1, window.devicePixelRatio || 1); }

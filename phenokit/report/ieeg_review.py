@@ -277,8 +277,8 @@ def draw_contributions(
     known = table.dropna(subset=["contribution"])
     if not len(known):
         return None
-    strongest = known["contribution"].abs().nlargest(n_shown).index
-    shown = known.loc[sorted(strongest, reverse=True)]  # the largest stands on top
+    strongest = np.argsort(-known["contribution"].abs().to_numpy(), kind="stable")[:n_shown]
+    shown = known.iloc[np.sort(strongest)[::-1]]  # the largest stands on top
     positive = shown["contribution"] >= 0
     figure = go.Figure(
         go.Bar(

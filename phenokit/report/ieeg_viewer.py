@@ -330,7 +330,7 @@ class Extrema:
 
 def _check_sum(block: np.ndarray) -> np.uint64:
     """Never 0, which is what a file holds before a block is made."""
-    return np.uint64(zlib.crc32(block) + 1)
+    return np.uint64(zlib.crc32(block.tobytes()) + 1)
 
 
 def extrema_folder() -> Path:
