@@ -38,6 +38,7 @@ import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -114,6 +115,9 @@ def layers(options: argparse.Namespace) -> tuple[list[Tensor], Callable[[], Tens
         for shape in ((1, times, channels), (times,), (channels,))
     )
     if options.variant == "braindecode":
+        # Not used by the layer, and its wheels may ask for CUDA.
+        for name in ("torchaudio", "torchaudio.transforms", "torchaudio.functional"):
+            sys.modules[name] = MagicMock()
         from braindecode.models.mvpformer import _MVPAttention
 
         layer = _MVPAttention(
@@ -155,7 +159,8 @@ def environment(folder: Path) -> str:
         venv.create(folder, with_pip=True)
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         own = folder / "lib" / version / "site-packages" / "same_packages.pth"
-        own.write_text(sysconfig.get_path("purelib") + "\n")
+        root = Path(__file__).resolve().parents[1]
+        own.write_text(f"{sysconfig.get_path('purelib')}\n{root}\n")
         torch_now = f"torch=={torch.__version__.partition('+')[0]}"
         command = [str(python), "-m", "pip", "install", "-q", BRAINDECODE, torch_now]
         subprocess.run(command, check=True)

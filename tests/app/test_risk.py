@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from pages import _risk_what_if
 from phenokit.batch.risk import RiskInputs, RiskOptions, load_risk_data, run_risk
 from phenokit.errors import AnalysisRefused
 from phenokit.evidence.risk import LIMITS
@@ -304,6 +305,49 @@ def test_the_slider_reweights_stays_in_the_bounds_and_refits_where_it_must(
     assert "Fitted anew by nested Laplace" in said or "refused (E_FIT)" in said
     assert "PROVISIONAL" not in said
     assert by_key(app.number_input, "exact-").value == slider.max
+
+
+@pytest.fixture
+def two_widgets(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Session state after slider and field were drawn at 15 %, the slider once anew."""
+    known = {"slide-0": 14.0, "slide-1": 15.0, "exact-0": 15.0}
+    chosen = _risk_what_if.Chosen(15.0, sliders=1, known=known)
+    state = {"place": chosen, "slide-1": 15.0, "exact-0": 15.0}
+    monkeypatch.setattr(_risk_what_if.st, "session_state", state)
+    return state
+
+
+def test_a_request_with_former_values_changes_no_prevalence(two_widgets):
+    """It left the browser before the answer to the one before had arrived."""
+    before = two_widgets["place"]
+    two_widgets["slide-0"] = 14.0
+    _risk_what_if._slid("place", "slide-0", "exact-0")
+    _risk_what_if._typed("place", "exact-0")
+    assert two_widgets["place"] == before
+
+
+def test_what_is_typed_holds_whichever_is_heard_first(two_widgets):
+    before = two_widgets["place"]
+    two_widgets |= {"slide-1": 20.0, "exact-0": 30.0}
+    for order in ((0, 1), (1, 0)):
+        two_widgets["place"] = before
+        for one in order:
+            if one:
+                _risk_what_if._typed("place", "exact-0")
+            else:
+                _risk_what_if._slid("place", "slide-1", "exact-0")
+        assert two_widgets["place"].per_cent == 30.0
+        assert two_widgets["place"].sliders == 2  # the slider shows it too
+
+
+def test_a_moved_slider_makes_the_field_anew_and_keeps_itself(two_widgets):
+    two_widgets["slide-1"] = 20.0
+    _risk_what_if._slid("place", "slide-1", "exact-0")
+    now = two_widgets["place"]
+    assert (now.per_cent, now.sliders, now.numbers) == (20.0, 1, 1)
+    two_widgets["slide-1"] = 21.0  # moved on before the page was drawn again
+    _risk_what_if._slid("place", "slide-1", "exact-0")
+    assert two_widgets["place"].per_cent == 21.0
 
 
 def test_exports_carry_flags_and_limits(page, finished_runs):

@@ -21,7 +21,7 @@ REWEIGHTED, REFITTED = 0.3, 3.0
 class Stopwatch:
     """Seconds of a step, and how many processes shared each core meanwhile.
 
-    The reference fit of these tests is one of them, and the load average would still tell of
+    The reference fit of these tests is one of them. The load average would still tell of
     the minute before.
     """
 
