@@ -265,6 +265,7 @@ def main() -> None:
     print(f"{time.process_time():.0f} CPU s in all; load average {os.getloadavg()[0]:.1f}")
     if options.out:
         said["errors"] = {kind: one.tolist() for kind, one in arrays.items()}
+        ratio = float(ratio)
         options.out.write_text(json.dumps({**said, "ratio": [ratio, low, high]}))
 
 
