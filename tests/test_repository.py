@@ -61,7 +61,8 @@ def imported(*places: str) -> set[str]:
 
 
 RUNTIME = imported("phenokit/**/*.py", "pages/*.py", "app.py", "scripts/*.py")
-DEVELOPMENT = imported("tests/**/*.py", "benchmarks/*.py")  # oracles and peers
+OWN_ENVIRONMENT = {"braindecode"}  # benchmarks/mvpa.py makes it
+DEVELOPMENT = imported("tests/**/*.py", "benchmarks/*.py") - OWN_ENVIRONMENT
 DECLARED = {distribution(one) for one in PROJECT["dependencies"]}
 EXTRAS = PROJECT["optional-dependencies"]
 DECLARED_DEV = {distribution(one) for one in EXTRAS["dev"]}
