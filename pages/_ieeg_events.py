@@ -45,12 +45,18 @@ def show(one: Opened, scored: ScoredIEEG | None) -> None:
     rows = reviewed_events(events, event_decisions(reviews_file(), one.key))
     st.fragment(_ieeg_viewer.show)(one.record, _layer(one, scored, found, rows))
     st.header("Events", anchor=False)
-    chosen = _list(one, scored, rows)
-    _decide(one, scored, found, rows, chosen)
+    # Each part in a place of its own: what a longer one left would stay under a shorter.
+    parts = [st.container() for _ in range(4)]
+    with parts[0]:
+        chosen = _list(one, scored, rows)
+    with parts[1]:
+        _decide(one, scored, found, rows, chosen)
     if scored is not None and found is not None:
-        if chosen is not None:
-            _contributions(scored, rows[chosen])
-        _export(one, scored, found, rows)
+        with parts[2]:
+            if chosen is not None:
+                _contributions(scored, rows[chosen])
+        with parts[3]:
+            _export(one, scored, found, rows)
 
 
 # The threshold
