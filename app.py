@@ -8,10 +8,11 @@ import streamlit as st
 from pages import _widgets
 
 st.set_page_config(page_title="PhenoKit", layout="wide")
+ieeg = st.Page("pages/ieeg.py", title="iEEG")
 page = st.navigation(
     [
         st.Page("pages/ecg.py", title="ECG", default=True),
-        st.Page("pages/ieeg.py", title="iEEG"),
+        ieeg,
         st.Page("pages/cohort.py", title="Cohort"),
         st.Page("pages/associations.py", title="Associations"),
         st.Page("pages/risk.py", title="Risk"),
@@ -19,6 +20,6 @@ page = st.navigation(
     ],
     position="top",
 )
-_widgets.show_frame(_widgets.IEEG if page.title == "iEEG" else _widgets.ECG)
+_widgets.show_frame(_widgets.IEEG if page is ieeg else _widgets.ECG)
 with _widgets.page_of_the_app():
     page.run()
