@@ -23,9 +23,9 @@ from phenokit.jobs import Job
 STEPS = 400
 """Positions of the slider at least, between the exact bounds."""
 
-SECONDS_TO_SEND = 0.05
-"""Pause after a provisional answer, in which the server sends it: the fit that follows
-would keep it back."""
+SECONDS_TO_SEND = 0.4
+"""Pause after a provisional answer, in which the server sends it and somebody can see it:
+the fit that follows would keep it back."""
 
 
 @dataclass(frozen=True)

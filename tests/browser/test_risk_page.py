@@ -215,6 +215,7 @@ def test_a_typed_number_is_never_undone_by_what_the_page_asks_meanwhile(
         settle(page)
         number = page.get_by_label("The same as a number, %")
         slider = page.locator("[data-testid=stSlider] input[type=range]")
+        slider.nth(1).wait_for(state="detached")  # the one that was made anew is gone
         assert number.input_value() == f"{home + step:.1f}"
         assert round(float(slider.input_value()), 1) == round(home + step, 1)
 
