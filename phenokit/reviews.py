@@ -9,8 +9,6 @@ The file is named by ``PHENOKIT_REVIEWS``; without it, ``phenokit/reviews.sqlite
 user's state directory. It holds record ids, so it stays as private as the recordings.
 """
 
-import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from phenokit.ledger import append_only, chain_hash, first_altered
 from phenokit.recording import Event
 
 Decision = Literal["accepted", "rejected", "edited", "added", "withdrawn"]
@@ -35,17 +34,14 @@ SELECT record_id FROM reviewed
 WHERE rowid IN (SELECT max(rowid) FROM reviewed WHERE cohort = ? GROUP BY record_id)
 AND is_reviewed
 """
-_DECISIONS = """
+_DECISIONS = f"""
 CREATE TABLE IF NOT EXISTS event_decision (
     recording TEXT NOT NULL, bundle_hash TEXT NOT NULL, decision TEXT NOT NULL,
     onset REAL NOT NULL, offset REAL NOT NULL, new_onset REAL NOT NULL,
     new_offset REAL NOT NULL, threshold REAL, note TEXT NOT NULL, author TEXT NOT NULL,
     at TEXT NOT NULL, signature TEXT NOT NULL
 );
-CREATE TRIGGER IF NOT EXISTS event_decision_stays BEFORE UPDATE ON event_decision
-BEGIN SELECT RAISE(ABORT, 'decisions are only added'); END;
-CREATE TRIGGER IF NOT EXISTS event_decision_remains BEFORE DELETE ON event_decision
-BEGIN SELECT RAISE(ABORT, 'decisions are only added'); END;
+{append_only("event_decision")}
 """
 _COLUMNS = (
     "decision, onset, offset, new_onset, new_offset, bundle_hash, threshold, "
@@ -180,7 +176,8 @@ def decide_event(
         last = database.execute(
             "SELECT signature FROM event_decision ORDER BY rowid DESC LIMIT 1"
         ).fetchone()
-        signature = _signature(last[0] if last else "", recording, signed)
+        before = last[0] if last else ""
+        signature = chain_hash(before, (recording, *astuple(signed)))
         database.execute(
             f"INSERT INTO event_decision (recording, {_COLUMNS}, signature) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -209,12 +206,7 @@ def unaltered(file: Path) -> bool:
         rows = database.execute(
             f"SELECT recording, {_COLUMNS}, signature FROM event_decision ORDER BY rowid"
         ).fetchall()
-    before = ""
-    for recording, *fields, signature in rows:
-        if signature != _signature(before, recording, EventDecision(*fields)):
-            return False
-        before = signature
-    return True
+    return first_altered((row[:-1], row[-1]) for row in rows) is None
 
 
 def reviewed_events(
@@ -266,11 +258,6 @@ def _shared(one: tuple[float, float], other: tuple[float, float]) -> float:
     both = max(0.0, min(one[1], other[1]) - max(one[0], other[0]))
     either = (one[1] - one[0]) + (other[1] - other[0]) - both
     return both / either if either > 0 else 0.0
-
-
-def _signature(before: str, recording: str, decision: EventDecision) -> str:
-    words = json.dumps([before, recording, *astuple(decision)], ensure_ascii=False)
-    return hashlib.sha256(words.encode()).hexdigest()
 
 
 @contextmanager
