@@ -833,12 +833,21 @@ def check_inputs_command(
 
 
 @app.command()
-def doctor() -> None:
-    """Print versions, device, installed models, and whether everything works offline."""
-    from phenokit.report.doctor import diagnose
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Print versions, machine, models, folders, settings, and what is not offline."""
+    from phenokit.doctor import diagnose, exit_code, facts_dict, format_facts
 
-    for line in diagnose():
-        typer.echo(line)
+    facts = diagnose()
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(facts_dict(facts), indent=2, ensure_ascii=False))
+    else:
+        for line in format_facts(facts):
+            typer.echo(line)
+    return exit_code(facts)
 
 
 # --- showing ----------------------------------------------------------------------------
