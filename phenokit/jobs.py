@@ -11,7 +11,9 @@ A job is a `phenokit` command in a process of its own with a folder of its own:
       out/           the run folder of `phenokit.batch.run_folder`: progress, result
 
 What a job is doing is read from these files each time and kept nowhere, so that every tab,
-every server process and every restart sees the same.
+every server process and every restart sees the same. As many run at once as
+``PHENOKIT_SLOTS`` says (2 without it); the others wait for their turn, in the order in
+which they were asked for (`phenokit.job_queue`).
 
 The folder of all jobs is named by ``PHENOKIT_JOBS``; without it, ``phenokit/jobs`` in the
 user's state directory (``XDG_STATE_HOME``, else ``~/.local/state``).
@@ -22,10 +24,12 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,10 +39,15 @@ from typing import Any
 
 from phenokit.batch.run_folder import lock_is_held
 from phenokit.errors import OutputBusy
+from phenokit.job_queue import WAIT, join_queue, waiting_jobs
 
 COMMAND = (sys.executable, "-c", "from phenokit.cli import main; main()")
 """`phenokit`, in the Python that this process runs in."""
-MAX_RUNNING = 4
+SLOTS = "PHENOKIT_SLOTS"
+"""Holds the number of jobs that run at once."""
+FEW = 2
+"""Jobs that run at once where nothing else is said: each may use several processes."""
+MAX_WAITING = 20
 MAX_LOG = 65_536
 """Bytes of the log that are read."""
 
@@ -46,6 +55,8 @@ MAX_LOG = 65_536
 class JobState(StrEnum):
     """What has become of a job."""
 
+    WAITING = "waiting"
+    """Others run; it has a place in the queue."""
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
@@ -72,6 +83,8 @@ class Job:
         Of the present stage; None where it is not known.
     asked
         When the job was asked for, UTC, ISO 8601.
+    place
+        In the queue, 1 for the next; None unless it waits.
     message
         Why it failed, in one sentence; else empty.
     out
@@ -87,13 +100,26 @@ class Job:
     stage: str
     seconds_left: float | None
     asked: str
+    place: int | None
     message: str
     out: Path
 
     @property
+    def is_live(self) -> bool:
+        """Whether it has a process: it runs, or waits for its turn."""
+        return self.state in {JobState.WAITING, JobState.RUNNING}
+
+    @property
     def can_resume(self) -> bool:
         """Whether the same command would go on where this job ended."""
-        return self.state not in {JobState.RUNNING, JobState.FINISHED}
+        return not self.is_live and self.state is not JobState.FINISHED
+
+    @property
+    def steps_a_second(self) -> float | None:
+        """Speed of the present stage so far; None where it is not known."""
+        if not self.seconds_left:
+            return None
+        return (self.of - self.done) / self.seconds_left
 
 
 def jobs_folder() -> Path:
@@ -104,8 +130,14 @@ def jobs_folder() -> Path:
     return Path(state) / "phenokit" / "jobs"
 
 
+def slots() -> int:
+    """Jobs that run at once, 1 at least."""
+    text = os.environ.get(SLOTS, "")
+    return max(int(text), 1) if text.isascii() and text.isdigit() else FEW
+
+
 def start_job(root: Path, *, title: str, arguments: Sequence[str]) -> Job:
-    """Start a `phenokit` command in the background.
+    """Start a `phenokit` command in the background, or let it wait for its turn.
 
     Parameters
     ----------
@@ -117,18 +149,21 @@ def start_job(root: Path, *, title: str, arguments: Sequence[str]) -> Job:
     Raises
     ------
     OutputBusy
-        If `MAX_RUNNING` jobs run already.
+        If `MAX_WAITING` jobs wait already.
     """
-    _refuse_if_full(root)
-    folder = root / secrets.token_hex(8)
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = root / secrets.token_hex(8)
     folder.mkdir(mode=0o700)
     _write(
         folder / "job.json",
         {"title": title, "arguments": list(arguments), "asked": _now()},
     )
-    _launch(folder, arguments)
-    return _require(_read_job(folder))
+    try:
+        _launch(folder, arguments)
+    except OutputBusy:
+        shutil.rmtree(folder)
+        raise
+    return find_job(root, folder.name)
 
 
 def resume_job(root: Path, job_id: str) -> Job:
@@ -137,20 +172,17 @@ def resume_job(root: Path, job_id: str) -> Job:
     Raises
     ------
     OutputBusy
-        If it runs, or `MAX_RUNNING` others do.
+        If it runs or waits, or `MAX_WAITING` others wait.
     KeyError
         If there is no such job.
     """
-    _refuse_if_full(root)
     job = find_job(root, job_id)
-    folder = root / job.job_id
-    (folder / "cancelled").unlink(missing_ok=True)
-    _launch(folder, job.arguments)
-    return _require(_read_job(folder))
+    _launch(root / job.job_id, job.arguments)
+    return find_job(root, job_id)
 
 
 def cancel_job(root: Path, job_id: str) -> None:
-    """Ask a job to end in order (SIGTERM); what it has done is kept.
+    """Ask a job to end in order (SIGTERM), or to leave the queue; what is done is kept.
 
     Raises
     ------
@@ -158,7 +190,7 @@ def cancel_job(root: Path, job_id: str) -> None:
         If there is no such job.
     """
     job = find_job(root, job_id)
-    if job.state is not JobState.RUNNING:
+    if not job.is_live:
         return
     folder = root / job.job_id
     (folder / "cancelled").touch(mode=0o600)
@@ -169,6 +201,27 @@ def cancel_job(root: Path, job_id: str) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
+def remove_job(root: Path, job_id: str) -> None:
+    """Remove a job that has ended, with its result and all else in its folder.
+
+    Raises
+    ------
+    OutputBusy
+        If it runs or waits.
+    KeyError
+        If there is no such job.
+    """
+    folder = root / find_job(root, job_id).job_id
+    owner = _own(folder)
+    try:
+        # Out of the list at once; what a kill leaves behind has no id of a job.
+        gone = root / f".removed-{secrets.token_hex(8)}"
+        folder.rename(gone)
+        shutil.rmtree(gone)
+    finally:
+        os.close(owner)
+
+
 def find_job(root: Path, job_id: str) -> Job:
     """The job with this id.
 
@@ -177,7 +230,9 @@ def find_job(root: Path, job_id: str) -> Job:
     KeyError
         If there is none; also for text that is no id.
     """
-    job = _read_job(root / job_id) if re.fullmatch("[0-9a-f]{16}", job_id) else None
+    job = None
+    if re.fullmatch("[0-9a-f]{16}", job_id):
+        job = _read_job(root / job_id, waiting_jobs(root / "queue"))
     if job is None:
         raise KeyError(job_id)
     return job
@@ -188,7 +243,8 @@ def list_jobs(root: Path) -> list[Job]:
     if not root.is_dir():
         return []
     folders = (path for path in root.iterdir() if re.fullmatch("[0-9a-f]{16}", path.name))
-    jobs = [job for path in folders if (job := _read_job(path)) is not None]
+    queue = waiting_jobs(root / "queue")
+    jobs = [job for path in folders if (job := _read_job(path, queue)) is not None]
     return sorted(jobs, key=lambda job: (job.asked, job.job_id), reverse=True)
 
 
@@ -203,25 +259,33 @@ def read_log(root: Path, job_id: str) -> str:
     return _log(root / find_job(root, job_id).job_id)
 
 
-def _refuse_if_full(root: Path) -> None:
-    n_running = sum(job.state is JobState.RUNNING for job in list_jobs(root))
-    if n_running >= MAX_RUNNING:
-        raise OutputBusy(f"{n_running} jobs are running; wait for one, or cancel one")
+def read_manifest(job: Job) -> dict[str, Any]:
+    """What a finished run says of itself; empty where it did not finish."""
+    return _read(job.out / "manifest.json")
 
 
 def _launch(folder: Path, arguments: Sequence[str]) -> None:
-    """Start the process, which holds the lock on `owner` from its first instant.
+    """Start the process: the command, or what waits for its turn and then becomes it.
 
-    The lock is taken here and handed down: it belongs to the open file, not to a process,
-    and is free again when the last process that has it open is gone.
+    It holds the locks on `owner` and on its slot or place from its first instant: they are
+    taken here and handed down, for they belong to open files, not to a process, and are
+    free again when the last process that has them open is gone.
     """
-    command = [*COMMAND, *arguments, "--out", str(folder / "out")]
-    owner = os.open(folder / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    n_slots = slots()
+    descriptors = [_own(folder)]
     try:
-        try:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputBusy("this job is running") from None
+        ticket, descriptor = join_queue(
+            folder.parent / "queue",
+            folder.name,
+            n_slots=n_slots,
+            max_waiting=MAX_WAITING,
+        )
+        descriptors.append(descriptor)
+        (folder / "cancelled").unlink(missing_ok=True)
+        command = [*COMMAND, *arguments, "--out", str(folder / "out")]
+        if ticket is not None:
+            wait = [sys.executable, "-c", WAIT, str(ticket), str(descriptor), str(n_slots)]
+            command = [*wait, *command]
         with (folder / "log.txt").open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -229,23 +293,46 @@ def _launch(folder: Path, arguments: Sequence[str]) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,
-                pass_fds=[owner],
+                pass_fds=descriptors,
                 # What a library warns of may quote the data.
                 env={**os.environ, "PYTHONWARNINGS": "ignore"},
             )
     finally:
-        os.close(owner)
+        for descriptor in descriptors:
+            os.close(descriptor)
     _write(folder / "process.json", {"pid": process.pid, "birth": _birth(process.pid)})
     # Waited for, so that no dead entry of it stays in the table of processes.
     threading.Thread(target=process.wait, daemon=True, name="job").start()
 
 
-def _read_job(folder: Path) -> Job | None:
+def _own(folder: Path) -> int:
+    """The open and locked `owner` of a job.
+
+    Raises
+    ------
+    OutputBusy
+        If the process of the job has it.
+    """
+    owner = os.open(folder / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(20):
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)  # somebody may only be looking
+        else:
+            return owner
+    os.close(owner)
+    raise OutputBusy("this job is running")
+
+
+def _read_job(folder: Path, queue: Sequence[str]) -> Job | None:
     asked = _read(folder / "job.json")
     if not asked:
         return None
     progress = _read(folder / "out" / "progress.json")
     state, message = _state(folder, progress)
+    if state is JobState.RUNNING and folder.name in queue:
+        state = JobState.WAITING
     # Before the command opens its run folder, what an earlier attempt left there is old.
     is_told = progress.get("state") == state
     return Job(
@@ -258,6 +345,7 @@ def _read_job(folder: Path) -> Job | None:
         stage=str(progress.get("stage", "")) if is_told else "",
         seconds_left=progress.get("seconds_left") if is_told else None,
         asked=str(asked.get("asked", "")),
+        place=queue.index(folder.name) + 1 if state is JobState.WAITING else None,
         message=message,
         out=folder / "out",
     )
@@ -316,12 +404,6 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     temporary.replace(path)
-
-
-def _require(job: Job | None) -> Job:
-    if job is None:
-        raise OSError("the folder of the job is gone")
-    return job
 
 
 def _now() -> str:
