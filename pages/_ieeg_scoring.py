@@ -4,12 +4,11 @@ A job is the command `phenokit score` in a process of its own (`phenokit.jobs`),
 on when the tab is closed, and every tab sees the same.
 """
 
-from datetime import datetime
 from pathlib import Path
 
 import streamlit as st
 
-from pages import _ieeg_panels, _panels, _widgets
+from pages import _ieeg_panels, _job_progress, _widgets
 from pages._long_recordings import Opened
 from phenokit.errors import BadInput, OutputBusy
 from phenokit.jobs import (
@@ -23,7 +22,6 @@ from phenokit.jobs import (
     start_job,
 )
 from phenokit.pipeline import ScoredIEEG
-from phenokit.report.explanation import count
 
 SECONDS_BETWEEN_LOOKS = 2
 REFUSED = "ieeg-refused"
@@ -37,7 +35,7 @@ def show(one: Opened) -> ScoredIEEG | None:
     if newest is not None and newest is not finished:
         _watch(newest)
     scored = None if finished is None else _read(finished, one)
-    if newest is None or newest.state is not JobState.RUNNING:
+    if newest is None or not newest.is_live:
         _offer(one, scored)
     if message := st.session_state.pop(REFUSED, None):
         st.warning(message)
@@ -99,24 +97,20 @@ def _start(one: Opened, model: str) -> None:
 
 
 def _watch(job: Job) -> None:
-    """How far the job is, or why it ended; looks again only while it runs."""
-    is_running = job.state is JobState.RUNNING
-    look = st.fragment(_look, run_every=SECONDS_BETWEEN_LOOKS if is_running else None)
-    look(job.job_id, is_running)
+    """How far the job is, or why it ended; looks again only until then."""
+    look = st.fragment(_look, run_every=SECONDS_BETWEEN_LOOKS if job.is_live else None)
+    look(job.job_id, job.is_live)
 
 
 def _look(job_id: str, was_running: bool) -> None:
     with _widgets.guard():
         job = find_job(jobs_folder(), job_id)
-        if was_running != (job.state is JobState.RUNNING):
+        if was_running != job.is_live:
             st.rerun()  # the whole page: it looks again only while something runs
-        _widgets.show([_panels.job_state(job)], key="ieeg-job")
-        if job.state is JobState.RUNNING:
-            share = job.done / job.of if job.of else 0.0
-            st.progress(min(share, 1.0), text=_progress_words(job))
-            asked = datetime.fromisoformat(job.asked)
+        _job_progress.show(job, key="ieeg-job")
+        if job.is_live:
             st.caption(
-                f"Asked for {asked:%Y-%m-%d %H:%M} UTC. This tab may be closed: the job "
+                f"Asked for {_job_progress.asked(job)}. This tab may be closed: the job "
                 "goes on, and stands here when the recording is opened again."
             )
             st.button(
@@ -134,18 +128,3 @@ def _resume(job_id: str) -> None:
         resume_job(jobs_folder(), job_id)
     except OutputBusy as error:
         st.session_state[REFUSED] = str(error)
-
-
-def _progress_words(job: Job) -> str:
-    if not job.of:
-        return "Starting"
-    words = f"{job.stage.capitalize()}: {job.done:,} of {job.of:,}"
-    if job.seconds_left is not None:
-        seconds = max(round(job.seconds_left), 1)
-        left = (
-            count(seconds, "second")
-            if seconds < 90
-            else count(round(seconds / 60), "minute")
-        )
-        words += f", about {left} left"
-    return words

@@ -48,6 +48,7 @@ VERDICT_SIGNS = {"good": ("✓", "good"), "missing": ("✕", "bad"), "flat": ("�
 """A sign beside the colour; every other verdict is a caution."""
 
 JOB_SIGNS = {
+    JobState.WAITING: ("pending", "…"),
     JobState.RUNNING: ("pending", "…"),
     JobState.FINISHED: ("good", "✓"),
     JobState.FAILED: ("bad", "✕"),
@@ -55,6 +56,7 @@ JOB_SIGNS = {
     JobState.STOPPED: ("bad", "✕"),
 }
 JOB_STEPS = {
+    JobState.WAITING: "",
     JobState.RUNNING: "",
     JobState.FINISHED: "",
     JobState.FAILED: "Mend what the sentence names, then resume; or set up another run.",

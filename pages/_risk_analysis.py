@@ -89,8 +89,8 @@ class Analysis:
 
     @property
     def is_running(self) -> bool:
-        """Whether either job runs."""
-        return any(job.state is JobState.RUNNING for job in self.jobs)
+        """Whether either job runs, or waits for its turn."""
+        return any(job.is_live for job in self.jobs)
 
     def words(self) -> str:
         """For the list of runs."""
@@ -163,6 +163,7 @@ def _engine_of(job: Job) -> str:
 
 
 SIGNS = {
+    JobState.WAITING: "… waiting",
     JobState.RUNNING: "… running",
     JobState.FINISHED: "✓",
     JobState.FAILED: "✕ failed",

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from pages import _cohorts, _pair, _panels, _widgets
+from pages import _cohorts, _job_progress, _pair, _panels, _widgets
 from phenokit.batch.associate import AssociationOptions, default_options
 from phenokit.errors import BadInput, OutputBusy, PhenoKitError
 from phenokit.evidence.associations import FEWEST_CASES, plan_tests
@@ -65,6 +65,7 @@ from phenokit.statements import clinical_name
 NEW = "new"
 SECONDS_BETWEEN_LOOKS = 1.0
 STATES = {
+    JobState.WAITING: "… waiting",
     JobState.RUNNING: "… running",
     JobState.FINISHED: "✓ finished",
     JobState.FAILED: "✕ failed",
@@ -384,11 +385,10 @@ def start(key: str, title: str, arguments: Sequence[str]) -> None:
 
 def show_job(job: Job) -> None:
     """How far it is, or why it ended; looks again only while it runs."""
-    is_running = job.state is JobState.RUNNING
     look = st.fragment(
-        show_progress, run_every=SECONDS_BETWEEN_LOOKS if is_running else None
+        show_progress, run_every=SECONDS_BETWEEN_LOOKS if job.is_live else None
     )
-    look(job.job_id, is_running)
+    look(job.job_id, job.is_live)
 
 
 def show_progress(job_id: str, was_running: bool) -> None:
@@ -398,12 +398,10 @@ def show_progress(job_id: str, was_running: bool) -> None:
 
 def _show_progress(job_id: str, was_running: bool) -> None:
     job = find_job(jobs_folder(), job_id)
-    if was_running != (job.state is JobState.RUNNING):
+    if was_running != job.is_live:
         st.rerun()  # the whole page: it looks again only while something runs
-    _widgets.show([_panels.job_state(job)], key="job")
-    if job.state is JobState.RUNNING:
-        share = job.done / job.of if job.of else 0.0
-        st.progress(min(share, 1.0), text=_progress_words(job))
+    _job_progress.show(job, key="job")
+    if job.is_live:
         st.caption(
             "This tab may be closed: the run goes on, and stands in the list of runs."
         )
@@ -422,21 +420,6 @@ def resume(job_id: str) -> None:
         resume_job(jobs_folder(), job_id)
     except OutputBusy as error:
         st.session_state["refused"] = str(error)
-
-
-def _progress_words(job: Job) -> str:
-    if not job.of:
-        return "Starting"
-    words = f"{job.stage.capitalize()}: {job.done:,} of {job.of:,}"
-    if job.seconds_left is not None:
-        words += f", about {_duration(job.seconds_left)} left"
-    return words
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return count(max(round(seconds), 1), "second")
-    return count(round(seconds / 60), "minute")
 
 
 # What a run found

@@ -10,12 +10,18 @@ from functools import partial
 
 import streamlit as st
 
-from pages import _cohorts, _panels, _risk_analysis, _risk_results, _risk_setup, _widgets
+from pages import (
+    _cohorts,
+    _job_progress,
+    _risk_analysis,
+    _risk_results,
+    _risk_setup,
+    _widgets,
+)
 from pages._risk_analysis import Analysis
 from phenokit.errors import OutputBusy
 from phenokit.jobs import Job, JobState, cancel_job, find_job, jobs_folder, resume_job
 from phenokit.readers.cohort_folders import CohortFolder
-from phenokit.report.explanation import count
 
 NEW = "new"
 SOURCES = {"cohort": "A cohort", "upload": "A table of your own"}
@@ -145,7 +151,7 @@ def _show_jobs(states: Mapping[str, JobState]) -> None:
     for job, column in zip(unfinished, st.columns(len(unfinished)), strict=True):
         with column:
             show_job(job)
-    if any(job.state is JobState.RUNNING for job in jobs):
+    if any(job.is_live for job in jobs):
         st.caption(
             "This tab may be closed: the runs go on, and stand in the list of analyses."
         )
@@ -160,10 +166,8 @@ def show_job(job: Job) -> None:
     if _risk_analysis.refusal_of(job) is not None:
         st.text("✕ Refused: see below.")
         return
-    _widgets.show([_panels.job_state(job)], key=f"job-{job.job_id}")
-    if job.state is JobState.RUNNING:
-        share = job.done / job.of if job.of else 0.0
-        st.progress(min(share, 1.0), text=_progress_words(job))
+    _job_progress.show(job, key=f"job-{job.job_id}")
+    if job.is_live:
         st.button(
             f"Cancel the {name}", key=f"cancel-{job.job_id}", on_click=cancel_job,
             args=(jobs_folder(), job.job_id),
@@ -181,15 +185,6 @@ def resume(job_id: str) -> None:
         resume_job(jobs_folder(), job_id)
     except OutputBusy as error:
         st.session_state["refused"] = str(error)
-
-
-def _progress_words(job: Job) -> str:
-    if not job.of:
-        return "Starting"
-    words = f"{job.stage.capitalize()}: {job.done:,} of {job.of:,}"
-    if job.seconds_left is not None:
-        words += f", about {count(max(round(job.seconds_left), 1), 'second')} left"
-    return words
 
 
 _widgets.require_app()
