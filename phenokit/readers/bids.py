@@ -100,6 +100,18 @@ def read_sidecars(path: Path, *, root: Path | None = None) -> Sidecars:
     )
 
 
+def sidecar_names(path: Path) -> list[str]:
+    """Names of the files beside a recording that `read_sidecars` may read, if there."""
+    stem = _DATA_TYPE.sub("", path.stem)
+    tables = ("channels", "electrodes", "events")
+    names = [f"{stem}_{table}.tsv" for table in tables]
+    names += [f"{stem}_{kind}.json" for kind in ("ieeg", "eeg")]
+    if (patient := _PATIENT.match(path.name)) is not None:
+        found = path.parent.glob(f"{patient[0]}_*electrodes.tsv")
+        names += [f"{patient[0]}_electrodes.tsv", *(one.name for one in found)]
+    return list(dict.fromkeys(names))
+
+
 def _table(
     path: Path, root: Path | None, columns: tuple[str, ...], what: str
 ) -> pd.DataFrame:

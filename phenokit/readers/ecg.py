@@ -16,7 +16,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ import numpy as np
 from jaxtyping import Float
 
 from phenokit.errors import BadInput
-from phenokit.readers.files import open_checked, read_bytes, read_start
+from phenokit.readers.files import MAX_BYTES, open_checked, read_bytes, read_start
 from phenokit.readers.wfdb import (
     INDEPENDENT_LEADS,
     MAX_SAMPLING_RATE,
     MILLIVOLT,
     MIN_SAMPLING_RATE,
     add_derived_leads,
+    hash_wfdb,
     lead_order,
     read_wfdb,
 )
@@ -43,6 +44,7 @@ ECG_SUFFIXES = (".hea", ".xml", ".dcm", ".scp", ".edf", ".csv")
 MAX_FILE_BYTES = 1 << 26
 
 _START_BYTES = 4096
+_BYTES_AT_ONCE = 1 << 23
 _PICTURES = {
     b"%PDF": "a PDF",
     b"\x89PNG": "a picture",
@@ -122,9 +124,7 @@ def read_ecg(
         if refusal.code != "E_MISSING":
             raise
         return _read_record_by_name(path, root, refusal)
-    kind = _sniff(start) or _SUFFIX_KINDS.get(path.suffix.lower())
-    if path.suffix.lower() == ".dcm":
-        kind = "DICOM"  # a picture named .dcm is a broken DICOM file
+    kind = _kind_of(path, start)
     if kind == "WFDB":
         return read_wfdb(path, root=root)
     if kind == "EDF":
@@ -141,6 +141,40 @@ def read_ecg(
     if kind == "DICOM":
         return _read_dicom(data, path.stem)
     return _read_scp(data, path.stem)
+
+
+def hash_ecg(path: Path, *, root: Path | None = None) -> str:
+    """SHA-256 of the bytes of one ECG, as `read_ecg` gives it, also where it is refused.
+
+    Of a file that is too large to be read its size is hashed, not its content.
+
+    Raises
+    ------
+    BadInput
+        If nothing can be opened.
+    """
+    if path.suffix == ".hea":
+        return hash_wfdb(path, root=root)
+    try:
+        start = read_start(path, _START_BYTES, root=root)
+    except BadInput as refusal:
+        if refusal.code != "E_MISSING":
+            raise
+        return hash_wfdb(path.with_name(path.name + ".hea"), root=root)
+    kind = _kind_of(path, start)
+    if kind == "WFDB":
+        return hash_wfdb(path, root=root)
+    if kind is None and path.suffix == ".dat":
+        with suppress(BadInput):
+            return hash_wfdb(path.with_suffix(".hea"), root=root)
+    limit = MAX_BYTES if kind == "EDF" else MAX_FILE_BYTES
+    digest = hashlib.sha256()
+    with open_checked(path, root=root, max_bytes=None) as file:
+        if kind is None or file.size > limit:
+            return hashlib.sha256(start + b"%d" % file.size).hexdigest()
+        for first in range(0, file.size, _BYTES_AT_ONCE):
+            digest.update(file.read(_BYTES_AT_ONCE, start=first))
+    return digest.hexdigest()
 
 
 def is_ecg_file(path: Path) -> bool:
@@ -172,6 +206,13 @@ def is_eeg_file(path: Path) -> bool:
     except BadInput:
         return False
     return all(standard_lead(_lead_name(label)) is None for label in labels)
+
+
+def _kind_of(path: Path, start: bytes) -> str | None:
+    """The format of a file by its first bytes; by its ending if it is damaged."""
+    if path.suffix.lower() == ".dcm":
+        return "DICOM"  # a picture named .dcm is a broken DICOM file
+    return _sniff(start) or _SUFFIX_KINDS.get(path.suffix.lower())
 
 
 def _read_record_by_name(path: Path, root: Path | None, refusal: BadInput) -> Recording:

@@ -11,8 +11,11 @@ that the file declares, in one place; where it declares none the file is refused
 patient are not read into the recording.
 """
 
+import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,7 @@ from jaxtyping import Float32
 from phenokit.errors import BadInput
 from phenokit.readers.archives import parse_zip
 from phenokit.readers.arrays import parse_array, parse_names
-from phenokit.readers.bids import read_sidecars
+from phenokit.readers.bids import read_sidecars, sidecar_names
 from phenokit.readers.edf import (
     EDFHeader,
     EDFPages,
@@ -32,7 +35,13 @@ from phenokit.readers.edf import (
     read_header,
     read_timed_texts,
 )
-from phenokit.readers.files import OpenFile, open_checked, read_start, stamp_of
+from phenokit.readers.files import (
+    OpenFile,
+    check_name,
+    open_checked,
+    read_start,
+    stamp_of,
+)
 from phenokit.readers.ieeg_channels import (
     MICROVOLT,
     fingerprint,
@@ -55,6 +64,10 @@ _BRAINVISION = re.compile(
     rb"(?:\xef\xbb\xbf)?Brain ?Vision (?:Data Exchange|Core Data Format)", re.IGNORECASE
 )
 _NIHON_KOHDEN = re.compile(rb"EEG-\d{4}[A-Z] V\d\d\.\d\d|QI-\d{3}A\s|DAE-2100D")
+_PART_ENDINGS = (".eeg", ".vmrk", ".dat", ".pnt", ".log", ".21e", ".PNT", ".LOG", ".21E")
+_NAMED_PART = re.compile(rb"(?im)^\s*(?:DataFile|MarkerFile|File)\s*=\s*(.*?)\s*$")
+_HEADER_BYTES = 1 << 22
+_BYTES_AT_ONCE = 1 << 23
 _SPACING = 1e-3
 """Seconds; times of neighbours that differ by less from what they should are equal."""
 
@@ -90,6 +103,52 @@ def read_ieeg(path: Path, *, root: Path | None = None) -> IEEGRecording:
     if kind is None:
         raise BadInput("E_FORMAT", "The file is of no format of iEEG that is read.")
     return _READERS[kind](path, root)
+
+
+def hash_ieeg(path: Path, *, root: Path | None = None) -> str:
+    """SHA-256 of a recording and of all that `read_ieeg` reads with it.
+
+    Names and contents: of the file or the whole folder, of the files that its header
+    names, and of the tables beside it; hours of signal are read piece by piece.
+
+    Raises
+    ------
+    BadInput
+        If the recording itself cannot be opened.
+    """
+    digest = hashlib.sha256()
+    parts = _parts_of(path, root)
+    for number, part in enumerate(parts):
+        digest.update(os.fsencode(part.relative_to(path.parent)) + b"\0")
+        try:
+            with open_checked(part, root=root, max_bytes=None) as file:
+                digest.update(b"%d\0" % file.size)
+                for first in range(0, file.size, _BYTES_AT_ONCE):
+                    digest.update(file.read(_BYTES_AT_ONCE, start=first))
+        except BadInput as refusal:
+            if number == 0 or refusal.code == "E_SIZE_MISMATCH":
+                raise
+            digest.update(b"-\0")
+    return digest.hexdigest()
+
+
+def _parts_of(path: Path, root: Path | None) -> list[Path]:
+    """The files of a recording, its own first, then what may lie beside it, by name."""
+    beside = [path.with_name(name) for name in sidecar_names(path)]
+    if path.is_dir():
+        inside = sorted(part for part in path.rglob("*") if not part.is_dir())
+        if not inside:
+            raise BadInput("E_EMPTY", "The folder is empty.")
+        return inside + sorted(beside)
+    beside += [path.with_suffix(ending) for ending in _PART_ENDINGS]
+    beside.append(path.with_name("electrodes.csv"))
+    if path.suffix.lower() in (".vhdr", ".lay"):
+        header = read_start(path, _HEADER_BYTES, root=root)
+        for found in _NAMED_PART.findall(header):
+            name = found.decode("utf-8", "replace").replace("$b", path.stem)
+            with suppress(BadInput):
+                beside.append(path.with_name(check_name(name)))
+    return [path, *sorted({one for one in beside if one != path and os.path.lexists(one)})]
 
 
 def is_ieeg_file(path: Path) -> bool:

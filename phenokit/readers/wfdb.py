@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,35 @@ def read_wfdb(
         extra_channels=layout.extra,
         notices=notices + layout.notices,
     )
+
+
+def hash_wfdb(path: Path, *, root: Path | None = None) -> str:
+    """SHA-256 of the header and signal files of a record, as `read_wfdb` gives it.
+
+    Of a record that is refused, those of its files that can be opened are hashed; of one
+    that is too large to be read, its size.
+
+    Raises
+    ------
+    BadInput
+        If the header cannot be opened.
+    """
+    header = read_bytes(path, root=root, max_bytes=MAX_HEADER_BYTES, what="header")
+    digest = hashlib.sha256(header)
+    try:
+        lines = _lines(header)[1:]
+        files = _signal_lines(lines)[0] if lines else ()
+    except BadInput:
+        return digest.hexdigest()
+    for name, _ in groupby(files):
+        try:
+            check_name(name, what="signal file named in the header")
+            with open_checked(path.parent / name, root=root, max_bytes=None) as file:
+                is_read = file.size <= MAX_SIGNAL_BYTES
+                digest.update(file.read() if is_read else b"%d" % file.size)
+        except BadInput:
+            digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def add_derived_leads(
