@@ -1,19 +1,20 @@
 """What the pages share: the engine, the model line, text without Markdown, ECG paper."""
 
 import json
-import logging
-import secrets
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 from streamlit.components.v2 import component
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.pages_manager import PagesManager
 
+from pages import _audit, _logs, _sign_in
+from pages._sign_in import Visit
+from phenokit.audit import AuditFailed
 from phenokit.engine import Engine, EngineBusy
 from phenokit.errors import PhenoKitError
 from phenokit.networks.checkpoint import Bundle, bundle_folders, load_bundle
@@ -27,13 +28,20 @@ markup. Words become text nodes in the browser and are never read as HTML."""
 
 HERE = Path(__file__).parent
 _RUN = threading.local()
-_LOG = logging.getLogger("phenokit.app")
 
 
 @st.cache_resource(max_entries=1, on_release=Engine.close, show_spinner=False)
 def engine() -> Engine:
     """The one inference engine of this process."""
-    return Engine()
+    return Engine(while_waiting=_leave_if_unwanted)
+
+
+def _leave_if_unwanted() -> None:
+    """End a run whose tab is gone, or that another run has replaced.
+
+    Streamlit does so wherever a script looks at its session.
+    """
+    _ = "record" in st.session_state
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -104,11 +112,16 @@ def calibration_words() -> str:
     return str(bundle().card["calibration"]["method"])
 
 
-def show_frame(kind: str = ECG) -> None:
-    """Banner and model line of every page, and the choice of the model."""
+def show_frame(visit: Visit, kind: str = ECG) -> None:
+    """Banner, model and user of every page, the choice of the model and the way out."""
     if kind == IEEG:
-        _show_ieeg_frame()
-        return
+        _show_ieeg_frame(visit)
+    else:
+        _show_ecg_frame(visit)
+    _audit.show_unlogged()
+
+
+def _show_ecg_frame(visit: Visit) -> None:
     names = model_names()
     if not names:
         st.error(
@@ -116,9 +129,7 @@ def show_frame(kind: str = ECG) -> None:
             "up, or `phenokit models install FILE` to add one."
         )
         st.stop()
-    left, right = st.columns([6, 1], vertical_alignment="center")
-    if len(names) > 1:
-        right.selectbox("Model", names, key="model", label_visibility="collapsed")
+    left = _choices(visit, names, "model")
     try:
         card = bundle().card
     except PhenoKitError as error:
@@ -127,21 +138,31 @@ def show_frame(kind: str = ECG) -> None:
         st.stop()
     engine().preload(model_name())
     with left:
-        _show_line(bundle(), card)
+        _show_line(bundle(), card, visit.user)
 
 
-def _show_ieeg_frame() -> None:
-    """As `show_frame`; without a model recordings can still be read."""
+def _choices(visit: Visit, names: Sequence[str], key: str) -> DeltaGenerator:
+    """Model and way out at the right of the frame; returns the place at its left."""
+    left, right = st.columns([7, 2] if visit.user else [6, 1], vertical_alignment="center")
+    with right.container(
+        horizontal=True, horizontal_alignment="right", vertical_alignment="center"
+    ):
+        if len(names) > 1:
+            st.selectbox("Model", names, key=key, label_visibility="collapsed")
+        _sign_in.show_user(visit)
+    return left
+
+
+def _show_ieeg_frame(visit: Visit) -> None:
+    """Without a model recordings can still be read."""
     names = model_names(IEEG)
-    left, right = st.columns([6, 1], vertical_alignment="center")
-    if len(names) > 1:
-        right.selectbox("Model", names, key="ieeg-model", label_visibility="collapsed")
+    left = _choices(visit, names, "ieeg-model")
     with left:
         try:
             bundle = _bundle(ieeg_model_name()) if names else None
-            _show_line(bundle, {} if bundle is None else bundle.card)
+            _show_line(bundle, {} if bundle is None else bundle.card, visit.user)
         except PhenoKitError as error:
-            _show_line(None, {})
+            _show_line(None, {}, visit.user)
             st.error("The model does not match its hashes and was not loaded.")
             st.text(f"{getattr(error, 'code', '')}: {error}")
 
@@ -155,7 +176,7 @@ def ieeg_model_name() -> str:
     return names[0] if names else ""
 
 
-def _show_line(bundle: Bundle | None, card: Mapping[str, Any]) -> None:
+def _show_line(bundle: Bundle | None, card: Mapping[str, Any], user: str) -> None:
     # Not isolated: its style sheet also says how far the page stands from the top.
     frame = component(
         "phenokit_frame",
@@ -172,6 +193,8 @@ def _show_line(bundle: Bundle | None, card: Mapping[str, Any]) -> None:
                 f"bundle {bundle.bundle_hash[:8]}"],
             ["span", {"class": "muted"}, str(card["first_line"])],
         ]  # fmt: skip
+    if user:
+        model.append(["span", {"class": "user"}, f"Signed in as {user}"])
     nodes = [["div", {"class": "frame"}, ["strong", {"class": "banner"}, BANNER], *model]]
     frame(data=nodes, key="frame")
 
@@ -223,8 +246,15 @@ def require_app() -> None:
 
 
 @contextmanager
-def page_of_the_app() -> Iterator[None]:
-    """Run a page: `require_app` lets it pass, and `guard` is around it."""
+def page_of_the_app(name: str) -> Iterator[None]:
+    """Run a page: `require_app` lets it pass, and `guard` is around it.
+
+    Parameters
+    ----------
+    name
+        Of the page, for the audit log.
+    """
+    st.session_state[_audit.PAGE] = name
     _RUN.is_in_app = True
     try:
         with guard():
@@ -234,27 +264,32 @@ def page_of_the_app() -> Iterator[None]:
 
 
 @contextmanager
-def guard() -> Iterator[None]:
+def guard(*, is_use: bool = True) -> Iterator[None]:
     """Turn an error that nobody foresaw into one sentence; also around every fragment.
 
     Neither the page nor the log shows the text of the error: it may hold a name. The log
     has its kind and the lines of our code that it passed. A fragment runs alone when it is
-    drawn again, and Streamlit would log all that its error says.
+    drawn again: Streamlit would log all that its error says, and its visit may be over.
+
+    Parameters
+    ----------
+    is_use
+        Whether somebody did something; not so where a fragment looks again by itself.
     """
     try:
+        _sign_in.require_visit(is_use=is_use)
         yield
     except EngineBusy as error:
         st.warning(f"The model is busy: {error}.")
-    except Exception as error:
-        incident = secrets.token_hex(4)
-        passed = traceback.extract_tb(error.__traceback__)
-        trail = " > ".join(
-            f"{Path(frame.filename).name}:{frame.lineno}" for frame in passed
+    except AuditFailed:
+        st.error(
+            "The audit log cannot be written, and nothing is shown or done without it. "
+            "Tell your administrator."
         )
-        _LOG.error("incident %s: %s at %s", incident, type(error).__name__, trail)
+    except Exception as error:
         st.error(
             "Something went wrong on this page. Reload it; if it happens again, tell your "
-            f"administrator incident {incident}."
+            f"administrator incident {_logs.incident(error)}."
         )
 
 

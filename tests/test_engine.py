@@ -1,5 +1,6 @@
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from subprocess import run
 
 import numpy as np
@@ -52,6 +53,49 @@ def test_a_full_queue_says_busy_at_once():
     engine.close()
 
 
+class Gone(BaseException):
+    """What ends a script whose tab was closed, or that another run replaced."""
+
+
+def leave() -> None:
+    raise Gone
+
+
+def test_a_request_that_was_not_begun_in_time_is_refused_and_never_run():
+    engine, free, ran = Engine(deadline=0.3), threading.Event(), []
+    engine.run(lambda: free.wait(10))
+    with pytest.raises(EngineBusy, match=r"not begun within 0.3 s"):
+        engine._ask(lambda: ran.append(1))
+    free.set()
+    engine.close()
+    assert not ran
+
+
+def test_a_request_whose_asker_has_gone_leaves_its_place_and_is_never_run():
+    engine = Engine(max_waiting=1, while_waiting=leave)
+    started, free, ran = threading.Event(), threading.Event(), []
+    engine.run(lambda: (started.set(), free.wait(10)))
+    started.wait(10)
+    for _ in range(3):  # each finds the place of the one before free
+        with pytest.raises(Gone):
+            engine._ask(lambda: ran.append(1))
+    after = engine.run(lambda: 1)
+    free.set()
+    assert after.result(10) == 1
+    engine.close()
+    assert not ran
+
+
+def test_an_asker_that_leaves_during_the_work_does_not_stop_the_next():
+    engine = Engine(while_waiting=leave)
+    free = threading.Event()
+    with pytest.raises(Gone):
+        engine._ask(lambda: free.wait(10))
+    free.set()
+    assert engine.run(lambda: 1).result(10) == 1
+    engine.close()
+
+
 def test_work_runs_in_one_thread_in_order(engine: Engine):
     seen: list[tuple[int, int]] = []
     waiting = [
@@ -68,22 +112,30 @@ def test_a_model_that_is_not_installed_is_an_error_for_the_caller_only(engine: E
     assert engine.run(lambda: 1).result(10) == 1
 
 
+def score_by_threads(engine: Engine, ours: list, n_threads: int) -> list[ScoredECG]:
+    """All recordings, each asked for by one of several threads."""
+
+    def ask(recording) -> ScoredECG:
+        return engine.score_ecg(recording, MODEL)
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        return list(threads.map(ask, ours))
+
+
 @needs_model
-def test_a_recording_scores_the_same_alone_and_in_company(engine: Engine):
-    ours = recordings(6)
-    alone = [engine.score_ecg(one, MODEL) for one in ours]
-    together: dict[int, ScoredECG] = {}
-
-    def ask(n: int) -> None:
-        together[n] = engine.score_ecg(ours[n], MODEL)
-
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(ours))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for n, one in enumerate(alone):
-        np.testing.assert_array_equal(one.logit, together[n].logit)
+@pytest.mark.parametrize(
+    "n", [32, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.nightly])]
+)
+def test_recordings_score_bit_for_bit_the_same_one_by_one_and_by_16_threads(n: int):
+    engine = Engine(deadline=300.0)
+    ours = [recording for recording in recordings(16) for _ in range(-(-n // 16))][:n]
+    one_by_one = {id(one): engine.score_ecg(one, MODEL) for one in ours}
+    together = score_by_threads(engine, ours, 16)
+    engine.close()
+    for recording, scored in zip(ours, together, strict=True):
+        alone = one_by_one[id(recording)]
+        np.testing.assert_array_equal(alone.logit, scored.logit)
+        np.testing.assert_array_equal(alone.similarity, scored.similarity)
 
 
 @needs_model
