@@ -1,13 +1,15 @@
-"""The browser app: which pages there are, and the frame that every page stands in.
+"""The browser app: who comes in, which pages there are, and the frame around each.
 
 Start it with ``streamlit run app.py``.
 """
 
 import streamlit as st
 
-from pages import _widgets
+from pages import _logs, _sign_in, _widgets
 
+_logs.keep_words_out()
 st.set_page_config(page_title="PhenoKit", layout="wide")
+visit = _sign_in.enter()
 ieeg = st.Page("pages/ieeg.py", title="iEEG")
 page = st.navigation(
     [
@@ -18,8 +20,11 @@ page = st.navigation(
         st.Page("pages/risk.py", title="Risk"),
         st.Page("pages/models.py", title="Models"),
     ],
-    position="top",
+    position="hidden" if visit.closed else "top",
 )
-_widgets.show_frame(_widgets.IEEG if page is ieeg else _widgets.ECG)
-with _widgets.page_of_the_app():
-    page.run()
+if visit.closed:
+    _sign_in.show_way_in(visit)
+else:
+    _widgets.show_frame(visit, _widgets.IEEG if page is ieeg else _widgets.ECG)
+    with _widgets.page_of_the_app(page.title.lower()):
+        page.run()

@@ -10,8 +10,8 @@ state directory. It holds
 
 A row names no recording: it holds a keyed hash of what the recording is known by, the
 same for the same recording (`AuditLog.pseudonym`). Each row bears a keyed hash of itself
-and of the row before (`phenokit.ledger`), so `AuditLog.verify` finds a row that was changed,
-put in or taken out, and by ``audit.head`` also rows taken off the end.
+and of the row before (`phenokit.ledger`), so `AuditLog.verify` finds a row that was
+changed, put in or taken out, and by ``audit.head`` also rows taken off the end.
 
 What that cannot show: somebody who may write the folder has the key as well, and can make
 another log from nothing, or put back a copy of the whole folder. Only a head that was kept
@@ -23,7 +23,9 @@ import fcntl
 import hashlib
 import hmac
 import json
+import logging
 import os
+import pwd
 import re
 import secrets
 import sqlite3
@@ -46,6 +48,7 @@ Action = Literal[
 SECONDS_TO_WAIT = 10.0
 """For others who add a row."""
 MAX_USER = 256
+_LOG = logging.getLogger("phenokit.audit")
 
 _ENTRY = f"""
 CREATE TABLE IF NOT EXISTS entry (
@@ -138,6 +141,46 @@ def is_binding() -> bool:
     cannot be written does not stop the work.
     """
     return bool(os.environ.get("PHENOKIT_AUDIT"))
+
+
+def note(
+    action: Action,
+    *,
+    user: str | None = None,
+    must: bool = False,
+    record: str = "",
+    page: str = "cli",
+    bundle_hash: str = "",
+    detail: str = "",
+) -> None:
+    """Add a row to the log of this installation, see `AuditLog.add`.
+
+    Parameters
+    ----------
+    user
+        None for the user of the operating system who runs this process.
+    must
+        Whether the action may not happen unlogged even where the log is not binding
+        (`is_binding`); else a row that cannot be written is a warning.
+
+    Raises
+    ------
+    AuditFailed
+        If the row has to be written and cannot be.
+    """
+    try:
+        AuditLog(audit_folder()).add(
+            action,
+            user=_own_name() if user is None else user,
+            record=record,
+            page=page,
+            bundle_hash=bundle_hash,
+            detail=detail,
+        )
+    except AuditFailed as error:
+        if must or is_binding():
+            raise
+        _LOG.warning("%s", error.strerror)
 
 
 class AuditLog:
@@ -337,6 +380,13 @@ class AuditLog:
             return 0, ""
         except (OSError, ValueError, KeyError, TypeError):
             raise AuditFailed("audit.head is damaged") from None
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run as a number without a name
+        return f"uid {os.getuid()}"
 
 
 def _last(database: sqlite3.Connection) -> tuple[int, str]:

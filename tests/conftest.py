@@ -58,6 +58,14 @@ TINY_RECIPE = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _audit_log(tmp_path_factory):
+    """What tests do is logged in a folder of theirs, and has to be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PHENOKIT_AUDIT", str(tmp_path_factory.mktemp("audit") / "log"))
+        yield
+
+
 def simulated_ecg(condition="normal", seed=0, sampling_rate=500.0):
     """A simulated recording of one condition."""
     from phenokit.simulation.ecg import simulate_ecg
