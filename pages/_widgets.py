@@ -33,7 +33,15 @@ _RUN = threading.local()
 @st.cache_resource(max_entries=1, on_release=Engine.close, show_spinner=False)
 def engine() -> Engine:
     """The one inference engine of this process."""
-    return Engine()
+    return Engine(while_waiting=_leave_if_unwanted)
+
+
+def _leave_if_unwanted() -> None:
+    """End a run whose tab is gone, or that another run has replaced.
+
+    Streamlit does so wherever a script looks at its session.
+    """
+    _ = "record" in st.session_state
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
