@@ -45,8 +45,22 @@ def add(
     )  # fmt: skip
 
 
-def seen(record: str = "", *, bundle_hash: str = "", detail: str = "") -> None:
+def seen(
+    what: str,
+    record: str = "",
+    *,
+    bundle_hash: str = "",
+    code: str = "",
+    action: Action = "view",
+) -> None:
     """Log that something is shown, once for as long as it stays on the page.
+
+    Parameters
+    ----------
+    what
+        Kind of thing, as in `add`; with `code` it is the detail of the row.
+    record, bundle_hash
+        As in `add`.
 
     Raises
     ------
@@ -54,10 +68,11 @@ def seen(record: str = "", *, bundle_hash: str = "", detail: str = "") -> None:
         As `add`.
     """
     before = st.session_state.setdefault(SEEN, {})
-    what, now = (_page(), detail), (record, bundle_hash)
-    if before.get(what) != now:
-        add("view", record=record, bundle_hash=bundle_hash, detail=detail)
-        before[what] = now
+    place, now = (_page(), what), (record, bundle_hash, code)
+    if before.get(place) != now:
+        detail = f"{what} {code}".strip()
+        add(action, record=record, bundle_hash=bundle_hash, detail=detail)
+        before[place] = now
 
 
 def logged(

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import streamlit as st
 
-from pages import _ieeg_panels, _ieeg_viewer, _widgets
+from pages import _audit, _ieeg_panels, _ieeg_viewer, _sign_in, _widgets
 from pages._ieeg_viewer import Layer
 from pages._long_recordings import Opened
 from phenokit.pipeline import ScoredIEEG
@@ -201,7 +201,7 @@ def _decide(
                 label,
                 key=f"ieeg-{decision}",
                 disabled=disabled or not can,
-                on_click=_keep,
+                on_click=_audit.logged(_keep, "review", record=one.key, detail=decision),
                 args=(one, scored, found, row, decision, span, note, author),
             )
 
@@ -233,8 +233,8 @@ def _decide(
 
 def _author() -> str:
     """Who signs: the name of the sign-in, or what the reader writes."""
-    if getattr(st.user, "is_logged_in", False):
-        return str(st.user.get("email") or st.user.get("name") or "")
+    if user := _sign_in.signed_in_user():
+        return user
     written = st.text_input(
         "Signed by (name or initials)", key="ieeg-author", max_chars=60, width=260
     )
@@ -356,20 +356,21 @@ def _export(
     }  # fmt: skip
     with st.container(horizontal=True):
         for label, end in kinds.items():
-            st.download_button(
-                label, partial(file, end), f"{name}{end}", on_click="ignore",
-                key=f"ieeg-export-{end}",
+            _audit.download_button(
+                label, partial(file, end), f"{name}{end}", key=f"ieeg-export-{end}",
+                record=one.key, bundle_hash=scored.bundle_hash, detail="iEEG",
             )  # fmt: skip
-        st.download_button(
+        _audit.download_button(
             "All with JSON sidecars (ZIP)", partial(file, ".zip"), f"{name}.zip",
-            on_click="ignore", key="ieeg-export-zip",
+            key="ieeg-export-zip", record=one.key, bundle_hash=scored.bundle_hash,
+            detail="iEEG",
         )  # fmt: skip
     with st.container(horizontal=True):
         for label, end in kinds.items():
-            st.download_button(
+            _audit.download_button(
                 f"Sidecar of {label} (JSON)", partial(file, f"{end}.json"),
-                f"{name}{end}.json", on_click="ignore", key=f"ieeg-sidecar-{end}",
-                type="tertiary",
+                f"{name}{end}.json", key=f"ieeg-sidecar-{end}", kind="tertiary",
+                record=one.key, bundle_hash=scored.bundle_hash, detail="iEEG sidecar",
             )  # fmt: skip
     st.caption(
         "Events as the reader has them at this threshold; rejected ones stand in the CSV "

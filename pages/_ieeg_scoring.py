@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages import _ieeg_panels, _job_progress, _widgets
+from pages import _audit, _ieeg_panels, _job_progress, _widgets
 from pages._long_recordings import Opened
 from phenokit.errors import BadInput, OutputBusy
 from phenokit.jobs import (
@@ -40,6 +40,9 @@ def show(one: Opened) -> ScoredIEEG | None:
     if message := st.session_state.pop(REFUSED, None):
         st.warning(message)
     if scored is not None:
+        _audit.seen(
+            "iEEG result", one.key, bundle_hash=scored.bundle_hash, code=scored.code
+        )
         _widgets.show([_ieeg_panels.result(scored)], key="ieeg-result")
     return scored
 
@@ -78,7 +81,10 @@ def _offer(one: Opened, scored: ScoredIEEG | None) -> None:
     if scored is not None and scored.bundle_hash == current:
         return
     words = "Score this recording" if scored is None else "Score with the model of today"
-    st.button(words, type="primary", key="ieeg-score", on_click=_start, args=(one, model))
+    start = _audit.logged(
+        _start, "job", record=one.key, bundle_hash=current, detail="start score"
+    )
+    st.button(words, type="primary", key="ieeg-score", on_click=start, args=(one, model))
     st.caption(
         f"{model} reads the whole recording in a process of its own. The tab may be closed "
         "and reopened meanwhile. Research use: the result is not a diagnosis."
@@ -103,7 +109,7 @@ def _watch(job: Job) -> None:
 
 
 def _look(job_id: str, was_running: bool) -> None:
-    with _widgets.guard():
+    with _widgets.guard(is_use=False):
         job = find_job(jobs_folder(), job_id)
         if was_running != job.is_live:
             st.rerun()  # the whole page: it looks again only while something runs
@@ -116,11 +122,12 @@ def _look(job_id: str, was_running: bool) -> None:
             st.button(
                 "Cancel",
                 key="ieeg-cancel",
-                on_click=cancel_job,
+                on_click=_audit.logged(cancel_job, "job", detail=f"cancel {job_id}"),
                 args=(jobs_folder(), job_id),
             )
         elif job.can_resume:
-            st.button("Resume", key="ieeg-resume", on_click=_resume, args=(job_id,))
+            resume = _audit.logged(_resume, "job", detail=f"resume {job_id}")
+            st.button("Resume", key="ieeg-resume", on_click=resume, args=(job_id,))
 
 
 def _resume(job_id: str) -> None:

@@ -7,7 +7,7 @@ of patients who were not tested, which has a page of its own.
 import pandas as pd
 import streamlit as st
 
-from pages import _cohorts, _panels, _widgets
+from pages import _audit, _cohorts, _panels, _widgets
 from phenokit.errors import PhenoKitError
 from phenokit.evidence.prototypes import Finding
 from phenokit.readers.cohort_folders import CohortFolder
@@ -59,13 +59,15 @@ def words_for(finding: Finding) -> tuple[str, str] | None:
     return local.words(), adjusted_words(finding.probability, of, local)
 
 
-def show(finding: Finding, *, record_id: str, name: str) -> None:
+def show(finding: Finding, *, record_id: str, sha256: str, name: str) -> None:
     """The control, and what follows from what was stated.
 
     Parameters
     ----------
     record_id
         Pseudonym of the recording, for the export.
+    sha256
+        Of the recording, for the audit log.
     name
         Of the file, without ending.
     """
@@ -91,7 +93,7 @@ def show(finding: Finding, *, record_id: str, name: str) -> None:
     )
     _show_grid(of, local, finding.probability)
     bundle = _widgets.bundle()
-    st.download_button(
+    _audit.download_button(
         "Export (CSV)",
         lambda: format_table(
             export_table(
@@ -100,8 +102,8 @@ def show(finding: Finding, *, record_id: str, name: str) -> None:
             )
         ),
         f"{name}-{finding.label.replace('/', '-')}-local-prevalence.csv",
-        on_click="ignore",
-        key="local_csv",
+        key="local_csv", record=sha256, bundle_hash=bundle.bundle_hash,
+        detail="local prevalence",
     )  # fmt: skip
     st.caption(BANNER)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from pages import _cohorts, _panels, _recordings, _widgets
+from pages import _audit, _cohorts, _panels, _recordings, _widgets
 from phenokit.cohort import CaseStatus
 from phenokit.errors import BadInput, PhenoKitError
 from phenokit.preprocessing.contract import for_display
@@ -175,6 +175,7 @@ def show_nearest(
         )
     row = next(iter(state.selection.rows), 0)
     record_id = str(table["Recording"].iloc[min(row, len(table) - 1)])
+    _audit.seen("nearest ECG", record_id)
     with right:
         entry = _cohorts.entry_of(cohort, record_id)
         st.text(f"Recording {record_id}")

@@ -6,7 +6,14 @@ from typing import Literal
 
 import streamlit as st
 
-from pages import _panels, _risk_analysis, _risk_follow_up, _risk_what_if, _widgets
+from pages import (
+    _audit,
+    _panels,
+    _risk_analysis,
+    _risk_follow_up,
+    _risk_what_if,
+    _widgets,
+)
 from pages._risk_tables import show_drawing, show_table
 from phenokit.batch.risk import acknowledge_conflict
 from phenokit.errors import BadInput
@@ -65,6 +72,7 @@ def show(
         st.error(f"The result of this analysis cannot be shown ({error.code}).")
         st.text(str(error))
         return
+    _audit.seen("risk", code=job.job_id)
     acknowledged = _risk_analysis.acknowledgement(job)
     nodes = [
         _risk_analysis.flags(run.flags, notes=[acknowledged] if acknowledged else ()),
@@ -111,7 +119,8 @@ def show_conflict(jobs: Sequence[Job], run: RiskRun) -> None:
     st.checkbox(
         "I have read this, I have checked source, population, age range and time window of "
         "the prevalence, and I use the result nonetheless",
-        key=key, disabled=all(said), on_change=_acknowledge, args=(key, jobs),
+        key=key, disabled=all(said), args=(key, jobs),
+        on_change=_audit.logged(_acknowledge, "review", detail="prevalence conflict"),
     )  # fmt: skip
     st.caption("The flag stays on screen and on every export, with this acknowledgement.")
 
@@ -203,13 +212,13 @@ def show_exports(run: RiskRun, acknowledged: str) -> None:
 
     with st.container(horizontal=True):
         for label, kind in EXPORTS.items():
-            st.download_button(
-                label, partial(file, kind), f"{name}.{kind}", on_click="ignore",
-                key=f"export-{kind}",
+            _audit.download_button(
+                label, partial(file, kind), f"{name}.{kind}", key=f"export-{kind}",
+                detail=f"risk {run.manifest['run_id']}",
             )  # fmt: skip
-        st.download_button(
+        _audit.download_button(
             "Report, HTML", lambda: write_report(run).encode(), f"{name}.html",
-            on_click="ignore", key="export-html",
+            key="export-html", detail=f"risk {run.manifest['run_id']}",
         )  # fmt: skip
     st.caption(
         f"Each carries the flags, the limits and any acknowledgement. {BANNER}. Not for "

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import streamlit as st
 
-from pages import _cohorts, _panels, _risk_analysis, _widgets
+from pages import _audit, _cohorts, _panels, _risk_analysis, _widgets
 from phenokit.batch.risk import RiskData, RiskInputs, RiskOptions, load_risk_data
 from phenokit.errors import AnalysisRefused, BadInput, OutputBusy, PhenoKitError
 from phenokit.evidence.risk_table import (
@@ -109,7 +109,8 @@ def show(key: str, cohort: CohortFolder | None, on_start: Callable[[str], None])
     if lacking:
         st.info(f"Still needed: {'; '.join(lacking)}.")
     st.button(
-        "Run", type="primary", key="start", on_click=start,
+        "Run", type="primary", key="start",
+        on_click=_audit.logged(start, "job", detail="start risk"),
         args=(source, options, on_start), disabled=bool(lacking) or not is_ready,
     )  # fmt: skip
     st.caption(

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from pages import _widgets
+from pages import _audit, _widgets
 from phenokit.report.association_figures import Drawing
 from phenokit.report.explanation import count
 from phenokit.report.risk import RiskRun
@@ -48,9 +48,9 @@ def show_table(
             hide_index=True, key=key, column_config=_columns(rows),
             alt=f"{words}, {len(rows)} rows.",
         )  # fmt: skip
-        st.download_button(
-            "CSV, all digits", file, f"phenokit-risk-{key}.csv", on_click="ignore",
-            key=f"save-{key}",
+        _audit.download_button(
+            "CSV, all digits", file, f"phenokit-risk-{key}.csv", key=f"save-{key}",
+            detail=f"risk table {run.manifest['run_id']}",
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from pages import _cohorts, _job_progress, _pair, _panels, _widgets
+from pages import _audit, _cohorts, _job_progress, _pair, _panels, _widgets
 from phenokit.batch.associate import AssociationOptions, default_options
 from phenokit.errors import BadInput, OutputBusy, PhenoKitError
 from phenokit.evidence.associations import FEWEST_CASES, plan_tests
@@ -231,7 +231,8 @@ def show_setup(key: str, cohort: CohortFolder) -> None:
         *("--minimum-cases", str(minimum_cases), *method),
     ]
     st.button(
-        "Run", type="primary", key="start", on_click=start,
+        "Run", type="primary", key="start",
+        on_click=_audit.logged(start, "job", detail="start associate"),
         args=(key, tested.title, arguments),
     )  # fmt: skip
     if message := st.session_state.pop("refused", None):
@@ -392,7 +393,7 @@ def show_job(job: Job) -> None:
 
 
 def show_progress(job_id: str, was_running: bool) -> None:
-    with _widgets.guard():
+    with _widgets.guard(is_use=False):
         _show_progress(job_id, was_running)
 
 
@@ -405,10 +406,12 @@ def _show_progress(job_id: str, was_running: bool) -> None:
         st.caption(
             "This tab may be closed: the run goes on, and stands in the list of runs."
         )
-        st.button("Cancel", key="cancel", on_click=cancel_job, args=(jobs_folder(), job_id))
+        cancel = _audit.logged(cancel_job, "job", detail=f"cancel {job_id}")
+        st.button("Cancel", key="cancel", on_click=cancel, args=(jobs_folder(), job_id))
         return
     if job.can_resume:
-        st.button("Resume", type="primary", key="resume", on_click=resume, args=(job_id,))
+        again = _audit.logged(resume, "job", detail=f"resume {job_id}")
+        st.button("Resume", type="primary", key="resume", on_click=again, args=(job_id,))
         st.caption("Resuming runs the same command again; finished parts are kept.")
     if message := st.session_state.pop("refused", None):
         st.warning(message)
@@ -444,6 +447,7 @@ def show_finished(key: str, cohort: CohortFolder, job: Job) -> None:
         st.error(f"The result of this run cannot be shown ({error.code}).")
         st.text(str(error))
         return
+    _audit.seen("associations", code=job.job_id)
     _widgets.show([_panels.facts(_about(result))], key="about")
     table = _overview(job.job_id, stamp, result)
     views = [view for view in VIEWS if view != "time" or result.survival is not None]
@@ -669,12 +673,13 @@ def show_exports(result: AssociationResult, exposure: str) -> None:
             ("CSV", "csv", "csv"), ("TSV", "tsv", "tsv"), ("Parquet", "parquet", "parquet"),
             ("Settings and hashes", "csv", "json"),
         ):  # fmt: skip
-            st.download_button(
+            _audit.download_button(
                 label,
                 partial(file, kind, ending),
                 f"{name}.{ending}",
-                on_click="ignore",
                 key=f"export-{label}",
+                bundle_hash=str(result.manifest.get("bundle_hash", "")),
+                detail=f"associations {result.manifest.get('run_id', '')}",
             )
     st.caption(
         f"Every row of this exposure and all columns, those not tested included. {BANNER}."

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from pages import _cohorts, _panels, _recordings, _widgets
+from pages import _audit, _cohorts, _panels, _recordings, _sign_in, _widgets
 from phenokit.cohort import AttritionStep
 from phenokit.errors import BadInput, Outcome
 from phenokit.preprocessing.contract import for_display
@@ -64,6 +64,7 @@ def main() -> None:
     if not len(worklist):
         st.info("The scores of this cohort hold no recording.")
         return
+    _audit.seen("worklist", str(cohort.path))
     show_worklist(key, cohort, worklist)
     st.header("Who is analysed", anchor=False)
     show_attrition(cohort)
@@ -114,11 +115,13 @@ def show_worklist(key: str, cohort: CohortFolder, worklist: Worklist) -> None:
             },
             alt=f"Worklist, page {page} of {pages}: {len(on_page)} recordings.",
         )
-        st.download_button(
+        _audit.download_button(
             "Export this list (CSV)",
             lambda: format_table(shown_rows(worklist, rows, label, reviewed)),
             "phenokit-worklist.csv",
-            on_click="ignore",
+            key="export-worklist",
+            record=str(cohort.path),
+            detail="worklist",
         )
         st.caption(f"Times as in the cohort's tables. {BANNER}.")
     chosen = next(iter(state.selection.rows), 0)
@@ -224,11 +227,15 @@ def show_recording(
         st.button(
             "Mark as unread" if seen else "Mark as reviewed",
             key="review",
-            on_click=partial(
-                mark_reviewed, reviews_file(), key, record_id, is_reviewed=not seen,
-                reviewer="",
+            on_click=_audit.logged(
+                partial(
+                    mark_reviewed, reviews_file(), key, record_id, is_reviewed=not seen,
+                    reviewer=_sign_in.signed_in_user(),
+                ),
+                "review", record=record_id, detail="unread" if seen else "reviewed",
             ),
         )  # fmt: skip
+    _audit.seen("ECG of a worklist", record_id)
     outcome = Outcome(one["outcome"])
     nodes = [_panels.verdict(outcome, str(one["code"]), str(one["message"]))]
     thresholds = _widgets.thresholds(worklist.model)

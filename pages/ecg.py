@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages import _local_prevalence, _panels, _recordings, _widgets
+from pages import _audit, _local_prevalence, _panels, _recordings, _widgets
 from phenokit.errors import BadInput, Outcome, first_code
 from phenokit.evidence.prototypes import Finding, Match
 from phenokit.pipeline import Explanation
@@ -58,17 +58,24 @@ def main() -> None:
     if opened is None:
         return
     record, recording = opened
+    _audit.seen("ECG", recording.sha256)
     quality = assess_quality(recording)
     show_input(recording, quality)
     verdict = st.empty()
     show_tracing(record, recording)
     explanation = show_result(record, recording, quality, verdict)
+    if explanation is not None:
+        _audit.seen(
+            "ECG result", recording.sha256, action="score",
+            bundle_hash=explanation.scored.bundle_hash, code=explanation.scored.code,
+        )  # fmt: skip
     if explanation is not None and explanation.findings:
         finding = show_findings(record, explanation)
         show_prototypes(record, recording, finding)
         _local_prevalence.show(
             finding,
             record_id=explanation.scored.record_id,
+            sha256=recording.sha256,
             name=export_name(recording, explanation),
         )
         show_not_assessed(explanation)
@@ -445,9 +452,11 @@ def show_export(recording: Recording, explanation: Explanation) -> None:
 
     with st.container(horizontal=True):
         for label, end in EXPORTS.items():
-            st.download_button(
-                label, partial(file, end), f"{name}.{end}", on_click="ignore", key=label
-            )
+            _audit.download_button(
+                label, partial(file, end), f"{name}.{end}", key=label,
+                record=recording.sha256, bundle_hash=explanation.scored.bundle_hash,
+                detail="ECG result",
+            )  # fmt: skip
     st.caption(f"The file of hashes names the input, the model and both files. {BANNER}.")
 
 

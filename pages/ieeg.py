@@ -3,6 +3,7 @@
 import streamlit as st
 
 from pages import (
+    _audit,
     _ieeg_events,
     _ieeg_panels,
     _ieeg_scoring,
@@ -17,6 +18,7 @@ def main() -> None:
     one = _long_recordings.choose()
     if one is None:
         return
+    _audit.seen("iEEG", one.key)
     _widgets.show([_ieeg_panels.facts(one)], key="ieeg-facts")
     n_left_out = len(one.recording.dropped) + len(one.recording.bad)
     if n_left_out:

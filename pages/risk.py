@@ -11,6 +11,7 @@ from functools import partial
 import streamlit as st
 
 from pages import (
+    _audit,
     _cohorts,
     _job_progress,
     _risk_analysis,
@@ -137,7 +138,7 @@ def _asked_for_unconfirmed(shown: Job, reference: Job | None) -> bool:
 
 def show_jobs(states: Mapping[str, JobState]) -> None:
     """State of each job; the page is drawn again when one of them changes."""
-    with _widgets.guard():
+    with _widgets.guard(is_use=False):
         _show_jobs(states)
 
 
@@ -169,12 +170,14 @@ def show_job(job: Job) -> None:
     _job_progress.show(job, key=f"job-{job.job_id}")
     if job.is_live:
         st.button(
-            f"Cancel the {name}", key=f"cancel-{job.job_id}", on_click=cancel_job,
+            f"Cancel the {name}", key=f"cancel-{job.job_id}",
+            on_click=_audit.logged(cancel_job, "job", detail=f"cancel {job.job_id}"),
             args=(jobs_folder(), job.job_id),
         )  # fmt: skip
     elif job.can_resume:
         st.button(
-            f"Resume the {name}", key=f"resume-{job.job_id}", on_click=resume,
+            f"Resume the {name}", key=f"resume-{job.job_id}",
+            on_click=_audit.logged(resume, "job", detail=f"resume {job.job_id}"),
             args=(job.job_id,),
         )  # fmt: skip
 
