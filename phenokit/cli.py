@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from phenokit.batch.run_folder import Shard
     from phenokit.pipeline import Explanation
     from phenokit.training.loop import Progress
 
@@ -45,6 +46,21 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class InferenceEngine(StrEnum):
+    """What computes the forward pass of an ECG model."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
+class BatchEngine(StrEnum):
+    """Where the parts of a run are made."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class UniqueSource(StrEnum):
@@ -117,6 +133,12 @@ class Viable(StrEnum):
     SINGLE = "single"
     CROSSED = "crossed"
 
+
+_SCHEDULERS = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+    ("RANK", "WORLD_SIZE", ""),
+)
+"""Variables with the number of a shard, how many there are, and the lowest number."""
 
 ModelOption = Annotated[
     str, typer.Option(help="Installed model, or the folder of a bundle.")
@@ -202,42 +224,112 @@ def demo(
 @app.command()
 def score(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="An ECG or iEEG file, or a folder.")
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="File, folder, 'pattern', table of paths, archive, zip, or data set.",
+        ),
     ],
     out: OutOption,
     model: ModelOption = "ecg-ptbxl",
     device: DeviceOption = Device.AUTO,
+    inference: Annotated[
+        InferenceEngine, typer.Option(help="What computes an ECG model.")
+    ] = InferenceEngine.AUTO,
+    engine: Annotated[
+        BatchEngine, typer.Option(help="Processes of this machine, or of a Ray cluster.")
+    ] = BatchEngine.LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one a processor.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="Do a share only: 2/8, or auto under Slurm or torchrun.")
+    ] = "",
+    time_limit: Annotated[
+        float, typer.Option(min=1.0, help="Seconds a recording may take (iEEG: a minute).")
+    ] = 60.0,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if any is rejected.")] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="iEEG: throw away what is in the folder.")
+        bool, typer.Option("--restart", help="Throw away what is in the folder.")
     ] = False,
 ) -> int:
-    """Score ECGs or iEEGs, as the model does: a row a recording, bad files included."""
-    from phenokit.pipeline import ECGModel, load_model
+    """Score ECGs or iEEGs, as the model does: a row a recording, bad files included.
 
-    loaded = load_model(model, device=device.value)
-    if isinstance(loaded, ECGModel):
-        from phenokit.batch.score import score_path
+    Given again, the command goes on where it was stopped.
+    """
+    from phenokit.batch.score import score_cohort
 
-        with _progress_bar("scoring") as show:
-            scoring = score_path(source, out, loaded, progress=show)
-    else:
-        from phenokit.batch.score_ieeg import score_ieeg_path
-
-        with _progress_bars() as show:
-            scoring = score_ieeg_path(source, out, loaded, restart=restart, progress=show)
+    share = _shard(shard)
+    if share is not None and restart:
+        raise typer.BadParameter("--restart and --shard exclude each other")
+    with _progress_bars() as show:
+        scoring = score_cohort(
+            source,
+            out,
+            model,
+            device=device.value,
+            inference=inference.value,
+            engine=engine.value,
+            workers=workers,
+            shard=share,
+            time_limit=time_limit,
+            restart=restart,
+            progress=show,
+        )
+    if not scoring.is_finished:
+        typer.echo(f"shard {shard} is done; the run is finished by the last shard")
+        return 0
     for outcome, count in scoring.outcomes.items():
         typer.echo(f"{count:>9,}  {outcome}")
     for code, count in scoring.codes.items():
         typer.echo(f"{count:>9,}    {code}")
-    if scoring.not_scored:
-        typer.echo(
-            f"{len(scoring.not_scored):>9,}  files hold no recording (manifest.json)"
-        )
+    if scoring.n_not_scored:
+        typer.echo(f"{scoring.n_not_scored:>9,}  files hold no recording (manifest.json)")
     if not scoring.n_recordings:
         typer.echo("phenokit: no recording found", err=True)
         return 65
     return 3 if strict and scoring.outcomes.get("rejected") else 0
+
+
+def _shard(text: str) -> "Shard | None":
+    """``2/8``, or ``auto``: what the scheduler of a cluster says."""
+    import os
+    import re
+
+    from phenokit.batch.run_folder import Shard
+
+    if not text:
+        return None
+    if text == "auto":
+        for number, of, first in _SCHEDULERS:
+            if number in os.environ and of in os.environ:
+                lowest = int(os.environ.get(first, "0"))
+                return Shard(int(os.environ[number]) - lowest + 1, int(os.environ[of]))
+        raise typer.BadParameter("--shard auto: the scheduler names no shard")
+    if not (match := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)):
+        raise typer.BadParameter(f"{text} is not a shard such as 2/8")
+    try:
+        return Shard(int(match[1]), int(match[2]))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="What a phenokit command wrote.")],
+) -> int:
+    """Hold every file of a run against its plan, receipts and manifest."""
+    from phenokit.batch.verify import verify_run
+
+    found = verify_run(folder)
+    for fault in found.faults:
+        typer.echo(f"{fault.name}: {fault.message}")
+    state = "finished" if found.is_finished else "not finished: give its command again"
+    typer.echo(
+        f"{found.command} {found.run_id}: {found.n_files:,} files, {found.n_rows:,} rows, "
+        f"{len(found.faults):,} faults, {state}"
+    )
+    return 65 if found.faults or not found.is_finished else 0
 
 
 @app.command()

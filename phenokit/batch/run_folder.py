@@ -11,8 +11,15 @@ is kept. Four rules make that safe:
    A part counts once its receipt (rows, SHA-256, hash of the plan) stands beside it.
 4. ``manifest.json`` comes last. It is the mark of a finished run and names every file.
 
+Several processes may share a run (`Shard`): each holds the lock for reading, and one of
+its own; whoever finds all parts done takes the lock alone and finishes the run.
+
 ``progress.json`` says how far a run is. It is for people and for the app; nothing that is
 computed depends on it. The lock of a network file system may not hold: use a local disk.
+
+``PHENOKIT_CRASH_AT`` ends the process at a named point, for tests of all this: ``lock``,
+``end``, or a file and ``before write``, ``mid write``, ``after fsync``, ``after rename``,
+as in ``part-00001.parquet: mid write``.
 """
 
 import fcntl
@@ -24,6 +31,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +48,25 @@ SECONDS_BETWEEN_REPORTS = 0.25
 STOP_SIGNALS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 """Signals that end a run in order, and the exit code of each; SIGINT is Python's own."""
 
+CRASHED = 99
+"""Exit code at a named point (``PHENOKIT_CRASH_AT``)."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The share of one process in a run: parts `number` - 1, `number` - 1 + `of`, ..."""
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise ValueError(f"there is no shard {self.number} of {self.of}")
+
+    def has(self, k: int) -> bool:
+        """Whether part `k` belongs to it."""
+        return k % self.of == self.number - 1
+
 
 class RunFolder:
     """What a run does in its folder; made by `open_run`.
@@ -52,11 +79,14 @@ class RunFolder:
         What a finished run of the same plan left; None while there is something to do.
     """
 
-    def __init__(self, path: Path, *, command: str, plan_hash: str) -> None:
+    def __init__(
+        self, path: Path, *, command: str, plan_hash: str, progress_name: str
+    ) -> None:
         self.path = path
         self.manifest = _read_json(path / "manifest.json")
+        self.plan_hash = plan_hash
         self._command = command
-        self._plan_hash = plan_hash
+        self._progress_name = progress_name
         self._files: dict[str, dict[str, Any]] = {}
         self._started = _now()
         self._stage = ""
@@ -66,7 +96,7 @@ class RunFolder:
     @property
     def run_id(self) -> str:
         """Of the plan: the same for the same inputs and options."""
-        return self._plan_hash[:12]
+        return self.plan_hash[:12]
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the result, whole or not at all.
@@ -86,7 +116,7 @@ class RunFolder:
 
     def write_parquet(self, name: str, table: "pa.Table") -> None:
         """Write a table as Parquet (zstd) whose pages carry checksums."""
-        self.write(name, _parquet(table))
+        self.write(name, parquet_bytes(table))
 
     def write_frame(self, name: str, table: "pd.DataFrame") -> None:
         """Write a table as Parquet; see `write_parquet`."""
@@ -101,19 +131,16 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:  # noqa: ANN401 - what JSON holds
         """Write values as JSON."""
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        self.write(name, text.encode("utf-8"))
+        self.write(name, json_bytes(value))
 
     def write_part(self, k: int, table: "pa.Table") -> None:
         """Write part `k` and then its receipt; the part counts from then on."""
-        name = part_name(k)
-        self.write_parquet(name, table)
-        receipt = {
-            "rows": table.num_rows,
-            "sha256": self._files[name]["sha256"],
-            "plan_hash": self._plan_hash,
-        }
-        _write_atomically(_receipt(self.path / name), _json(receipt))
+        self.add_part(k, write_part(self.path, k, table, plan_hash=self.plan_hash))
+
+    def add_part(self, k: int, receipt: Mapping[str, Any]) -> None:
+        """Count part `k`, and the files that belong to it, among those of the result."""
+        self._files[part_name(k)] = {"bytes": receipt["bytes"], "sha256": receipt["sha256"]}
+        self._files |= receipt["files"]
 
     def read_part(self, k: int) -> "pa.Table":
         """Part `k`, its pages checked."""
@@ -127,15 +154,31 @@ class RunFolder:
         """Numbers of the parts that agree with their receipts and with the plan."""
         done = set()
         for receipt_path in self.path.glob("part-*.json"):
-            receipt = _read_json(receipt_path) or {}
-            part = receipt_path.with_suffix(".parquet")
-            if receipt.get("plan_hash") != self._plan_hash or not part.is_file():
-                continue
-            data = part.read_bytes()
-            if receipt.get("sha256") == _sha256(data):
-                done.add(int(part.stem.removeprefix("part-")))
-                self._files[part.name] = {"bytes": len(data), "sha256": _sha256(data)}
+            k = int(receipt_path.stem.removeprefix("part-"))
+            receipt = read_receipt(self.path, k, plan_hash=self.plan_hash)
+            if receipt is not None:
+                self.add_part(k, receipt)
+                done.add(k)
         return done
+
+    def is_whole(self) -> bool:
+        """Whether the run is finished and its files are those that its manifest names.
+
+        Files that were counted before (`add_part`, `keep`) are not read again.
+        """
+        if self.manifest is None:
+            return False
+        named = self.manifest["files"]
+        return self._files.keys() <= named.keys() and all(
+            (self._files.get(name) or {"sha256": hash_file(self.path / name)})["sha256"]
+            == facts["sha256"]
+            for name, facts in named.items()
+        )
+
+    def reopen(self) -> None:
+        """Take the mark of a finished run away: some of its files have to be made again."""
+        (self.path / "manifest.json").unlink(missing_ok=True)
+        self.manifest = None
 
     def progress(self, done: int, of: int, *, stage: str = "") -> None:
         """Say how far the run is; cheap enough to be called for every step.
@@ -163,11 +206,12 @@ class RunFolder:
         """Write the manifest, with every file and its hash: the run is finished."""
         self.manifest = {
             **manifest,
-            "plan_hash": self._plan_hash,
+            "plan_hash": self.plan_hash,
             "code_version": version("phenokit"),
             "files": dict(sorted(self._files.items())),
         }
         _write_atomically(self.path / "manifest.json", _json(self.manifest))
+        _reached("end")
         self._report("finished")
 
     def _report(self, state: str, message: str = "") -> None:
@@ -183,7 +227,7 @@ class RunFolder:
             "message": message,
         }
         # Not forced to the disk: after a power cut nobody needs it.
-        path = self.path / "progress.json"
+        path = self.path / self._progress_name
         temporary = _temporary(path)
         temporary.write_bytes(_json(report))
         temporary.replace(path)
@@ -199,7 +243,12 @@ class RunFolder:
 
 @contextmanager
 def open_run(
-    out: Path, *, plan: Mapping[str, Any], command: str, restart: bool = False
+    out: Path,
+    *,
+    plan: Mapping[str, Any],
+    command: str,
+    restart: bool = False,
+    shard: Shard | None = None,
 ) -> Iterator[RunFolder]:
     """Own a folder for as long as a run lasts.
 
@@ -218,23 +267,32 @@ def open_run(
         Name of the command, for people.
     restart
         Throw away what an earlier run left in the folder.
+    shard
+        Share the folder with the other shards of the run. A shard does not restart.
 
     Raises
     ------
     OutputBusy
-        If another process runs in the folder.
+        If another process runs in the folder, or another one this shard.
     BadInput
         ``E_VERSION`` if the folder holds a run with another plan.
     SystemExit
         143 after SIGTERM, 129 after SIGHUP.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with _lock(out / "lock"), _stop_in_order():
-        _remove_leftovers(out)
-        if restart:
-            _remove_run(out)
+    with _locks(out, shard), _stop_in_order():
+        _reached("lock")
+        if shard is None:
+            _remove_leftovers(out)
+            if restart:
+                _remove_run(out)
         plan_hash = _settle_plan(out, plan, command)
-        run = RunFolder(out, command=command, plan_hash=plan_hash)
+        run = RunFolder(
+            out,
+            command=command,
+            plan_hash=plan_hash,
+            progress_name=f"progress{_of_shard(shard)}.json",
+        )
         try:
             if run.manifest is None:
                 run._report("running")
@@ -275,14 +333,106 @@ def part_name(k: int) -> str:
     return f"part-{k:05d}.parquet"
 
 
+def write_part(
+    out: Path,
+    k: int,
+    table: "pa.Table",
+    *,
+    plan_hash: str,
+    files: Mapping[str, bytes] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write part `k`, the files that belong to it, and last the receipt.
+
+    Same arguments, same bytes: two processes that write one part do no harm.
+
+    Parameters
+    ----------
+    out
+        The run folder, whose lock some process holds.
+    files
+        Name within the folder and content.
+    facts
+        JSON values that the receipt is to hold.
+
+    Returns
+    -------
+    dict
+        The receipt: ``rows``, ``bytes``, ``sha256``, ``plan_hash``, ``files`` and `facts`.
+    """
+    written = {}
+    for name, content in (files or {}).items():
+        _write_atomically(out / name, content)
+        written[name] = {"bytes": len(content), "sha256": _sha256(content)}
+    data = parquet_bytes(table)
+    path = out / part_name(k)
+    _write_atomically(path, data)
+    receipt = {
+        "rows": table.num_rows,
+        "bytes": len(data),
+        "sha256": _sha256(data),
+        "plan_hash": plan_hash,
+        "files": written,
+        **(facts or {}),
+    }
+    _write_atomically(_receipt(path), _json(receipt))
+    return receipt
+
+
+def read_receipt(out: Path, k: int, *, plan_hash: str) -> dict[str, Any] | None:
+    """The receipt of part `k`; None unless the part and its files agree with it."""
+    path = out / part_name(k)
+    receipt = _read_json(_receipt(path))
+    if receipt is None or receipt.get("plan_hash") != plan_hash:
+        return None
+    files = receipt.get("files", {})
+    wanted = {part_name(k): receipt, **files}
+    is_whole = all(
+        hash_file(out / name) == facts.get("sha256") for name, facts in wanted.items()
+    )
+    return receipt if is_whole else None
+
+
+def plan_hash_of(plan: Mapping[str, Any]) -> str:
+    """SHA-256 by which a plan is known."""
+    return _sha256(json.dumps(plan, sort_keys=True).encode())
+
+
+def hash_file(path: Path) -> str | None:
+    """SHA-256 of a file; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _of_shard(shard: Shard | None) -> str:
+    return "" if shard is None else f"-{shard.number}-of-{shard.of}"
+
+
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _locks(out: Path, shard: Shard | None) -> Iterator[None]:
+    """The folder for one process alone; or shared, and the shard for it alone."""
+    if shard is None:
+        with _lock(out / "lock", fcntl.LOCK_EX):
+            yield
+        return
+    with (
+        _lock(out / "lock", fcntl.LOCK_SH),
+        _lock(out / f"lock{_of_shard(shard)}", fcntl.LOCK_EX),
+    ):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, kind: int) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         # Somebody may be looking (`lock_is_held`) for an instant: an owner stays longer.
         for attempt in range(20):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if attempt == 19:
@@ -331,7 +481,7 @@ def _settle_plan(out: Path, plan: Mapping[str, Any], command: str) -> str:
     whole = {"command": command, "code_version": version("phenokit"), **plan}
     # Through JSON and back, so that a tuple equals the list that was read.
     whole = json.loads(json.dumps(whole))
-    plan_hash = _sha256(json.dumps(whole, sort_keys=True).encode())
+    plan_hash = plan_hash_of(whole)
     old = _read_json(out / "plan.json")
     if old is None:
         if (out / "manifest.json").exists() or any(out.glob("part-*")):
@@ -363,8 +513,17 @@ def _remove_run(out: Path) -> None:
         return
     named = (_read_json(out / "manifest.json") or {}).get("files", {})
     parts = [*out.glob("part-*.parquet"), *out.glob("part-*.json")]
-    files = [out / name for name in ("manifest.json", "progress.json", *sorted(named))]
-    for path in [*files, *parts, out / "plan.json"]:
+    of_parts = [
+        name
+        for path in out.glob("part-*.json")
+        for name in (_read_json(path) or {}).get("files", ())
+    ]
+    files = [
+        out / name
+        for name in ("manifest.json", "progress.json", *sorted({*named, *of_parts}))
+    ]
+    shards = out.glob("progress-*-of-*.json")
+    for path in [*files, *parts, *shards, out / "plan.json"]:
         if path.resolve().is_relative_to(out.resolve()):
             path.unlink(missing_ok=True)
 
@@ -379,11 +538,16 @@ def _remove_leftovers(out: Path) -> None:
 def _write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
+    half = len(data) // 2
+    _reached(f"{path.name}: before write")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.write(data[:half])
+            _reached(f"{path.name}: mid write")
+            file.write(data[half:])
             file.flush()
             os.fsync(file.fileno())
+        _reached(f"{path.name}: after fsync")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -393,6 +557,12 @@ def _write_atomically(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    _reached(f"{path.name}: after rename")
+
+
+def _reached(point: str) -> None:
+    if os.environ.get("PHENOKIT_CRASH_AT") == point:
+        os._exit(CRASHED)
 
 
 def _temporary(path: Path) -> Path:
@@ -403,7 +573,8 @@ def _receipt(part: Path) -> Path:
     return part.with_suffix(".json")
 
 
-def _parquet(table: "pa.Table") -> bytes:
+def parquet_bytes(table: "pa.Table") -> bytes:
+    """A table as Parquet (zstd) whose pages carry checksums; same table, same bytes."""
     import io
 
     import pyarrow.parquet as pq
@@ -411,6 +582,11 @@ def _parquet(table: "pa.Table") -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
+
+
+def json_bytes(value: Any) -> bytes:  # noqa: ANN401 - what JSON holds
+    """Values as JSON for people and programs."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _sentence(error: BaseException) -> str:

@@ -12,7 +12,7 @@ never left out. Text of unknown origin is escaped.
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -33,6 +33,7 @@ from phenokit.report.association_figures import Drawing
 from phenokit.report.associations import attrition_table
 from phenokit.report.ecg_paper import BANNER
 from phenokit.report.explanation import count
+from phenokit.report.html_page import POLICY, STYLE, html_items, html_text
 from phenokit.report.risk_figures import (
     draw_calibration,
     draw_coefficients,
@@ -659,10 +660,10 @@ def write_report(run: RiskRun) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Risk of the tested and the untested</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <header>
@@ -674,10 +675,10 @@ def write_report(run: RiskRun) -> str:
 <main>
 <section id="answer">
 <h2>Answer</h2>
-<p class="answer">{_html(finding_sentence(run))}</p>
+<p class="answer">{html_text(finding_sentence(run))}</p>
 <ul>
 {
-        _items(
+        html_items(
             [
                 cohort_sentence(run),
                 prevalence_sentence(run),
@@ -704,21 +705,6 @@ def write_report(run: RiskRun) -> str:
 """
 
 
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; base-uri 'none'; form-action 'none'"
-)
-
-
-def _html(text: str) -> str:
-    """Text as HTML; a number stays beside its sign of per cent."""
-    return escape(text).replace(" %", "&nbsp;%")
-
-
-def _items(sentences: Sequence[str]) -> str:
-    return "\n".join(f"<li>{_html(one)}</li>" for one in sentences if one)
-
-
 def _limits(run: RiskRun) -> str:
     sentences = "".join(f"<p>{escape(one)}</p>" for one in run.limits)
     return f'<div class="box limits" role="note"><strong>Limits</strong>{sentences}</div>'
@@ -731,7 +717,7 @@ def _flags(run: RiskRun) -> str:
             "<p>No check raised one; that proves none of the assumptions.</p></div>"
         )
     items = [
-        f"<li><strong>{escape(flag['code'])}</strong> {_html(flag['message'])}</li>"
+        f"<li><strong>{escape(flag['code'])}</strong> {html_text(flag['message'])}</li>"
         for flag in run.flags
     ]
     head = f"▲ {count(len(items), 'flag')} on this result"
@@ -749,7 +735,7 @@ def _section(run: RiskRun, panel: RiskPanel, number: Any) -> str:  # noqa: ANN40
     parts = [
         f'<section id="{panel.key}">',
         f"<h2>{escape(panel.title)}</h2>",
-        f"<p>{_html(panel.text)}</p>",
+        f"<p>{html_text(panel.text)}</p>",
     ]
     if panel.absent:
         parts.append(f'<p class="absent">Not shown: {escape(panel.absent)}</p>')
@@ -760,7 +746,7 @@ def _section(run: RiskRun, panel: RiskPanel, number: Any) -> str:  # noqa: ANN40
         parts.append(
             f'<figure><div><div class="plot" style="height:{height}px" role="img" '
             f'aria-label="{alt}" data-figure="{next(number)}"></div></div>'
-            f"<figcaption>{_html(drawing.alt)}</figcaption></figure>"
+            f"<figcaption>{html_text(drawing.alt)}</figcaption></figure>"
         )
         parts.append(_table(run, name, drawing.table, f"Table of this figure: {name}"))
     for k, (caption, table) in enumerate(panel.tables.items()):
@@ -876,7 +862,7 @@ def _technical(run: RiskRun) -> str:
     summary = _table(run, "summary", run.tables["summary"], "Posterior of every quantity")
     return (
         '<section id="technical"><h2>How was it made?</h2>'
-        f"<ul>{_items(sentences)}</ul>{summary}"
+        f"<ul>{html_items(sentences)}</ul>{summary}"
         "<details><summary>Settings, versions and hashes</summary>"
         f'<div class="scroll" tabindex="0"><table><tbody>{rows}</tbody></table></div>'
         "</details></section>"
@@ -901,45 +887,6 @@ def _figure_json(drawing: Drawing) -> dict[str, Any]:
     figure["layout"].pop("template", None)
     return {"data": figure["data"], "layout": figure["layout"]}
 
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #57606a;
-  --line: #d0d7de; --grid: #e4e8ec; --caution: #9a5b00; --good: #1a6b3c; --link: #0b57b0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --paper: #12161b;
-  --soft: #a4adb8; --line: #39424d; --grid: #2a323b; --caution: #f0b050; --good: #63c58b;
-  --link: #7db4f5; } }
-body { margin: 0 auto; max-width: 62rem; padding: 1.2rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
-  "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; margin: .3rem 0 1rem; }
-h2 { font-size: 1.25rem; margin: 2.2rem 0 .4rem; border-top: 1px solid var(--line);
-  padding-top: 1.2rem; }
-a { color: var(--link); }
-.banner { font-weight: 600; color: var(--soft); margin: 0; }
-.box { border: 1px solid var(--line); border-left: 6px solid var(--soft);
-  padding: .6rem 1rem; margin: .8rem 0; border-radius: 4px; }
-.box p { margin: .2rem 0; }
-.flags { border-left-color: var(--caution); }
-.flags strong { color: var(--caution); }
-.clear { border-left-color: var(--good); }
-.answer { font-size: 1.15rem; font-weight: 600; }
-.absent { font-style: italic; color: var(--soft); }
-nav ol { columns: 2; column-gap: 2rem; }
-figure { margin: 1rem 0 .4rem; }
-figcaption, small { color: var(--soft); font-size: .92rem; }
-figure > div:first-child { overflow-x: auto; }
-.plot { width: 100%; min-width: 46rem; }
-details { margin: .5rem 0; }
-summary { cursor: pointer; }
-.scroll { overflow: auto; max-height: 26rem; border: 1px solid var(--line); }
-table { border-collapse: collapse; font-size: .88rem; width: 100%; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--grid); text-align: left;
-  vertical-align: top; }
-thead th { position: sticky; top: 0; background: var(--paper); }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); }
-@media print { .scroll { max-height: none; overflow: visible; } nav { display: none; } }
-"""
 
 _SCRIPT = """
 (function () {

@@ -1,0 +1,158 @@
+"""One part of a scoring run: read its recordings, score them, write them, give a receipt.
+
+Every engine calls `make_part`, and nothing else, wherever it runs. A part that is there
+already, whole and of the same plan, is not made again; its inputs are hashed anew, so that
+a file that was changed in the meantime is noticed.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from phenokit.batch.run_folder import read_receipt, write_part
+from phenokit.batch.score_ecg import ECG_ROWS, score_ecg_records
+from phenokit.batch.score_ieeg import score_ieeg_record
+from phenokit.batch.workers import mark
+from phenokit.evidence.seizures import HALF, CoverageRule
+from phenokit.pipeline import ECGModel, Inference, load_ecg_model, load_model
+
+if TYPE_CHECKING:
+    from phenokit.batch.sources import Reader, Record
+    from phenokit.monitor import IEEGModel
+
+Kind = Literal["ecg", "ieeg"]
+
+ROWS: dict[Kind, int] = {"ecg": ECG_ROWS, "ieeg": 1}
+"""Recordings in one part."""
+
+WRITING = -1
+"""Step (`phenokit.batch.workers.mark`) while a part is written, and at no recording."""
+
+
+@dataclass(frozen=True)
+class PartWork:
+    """What the parts of a run have in common; small, since every worker gets it.
+
+    Attributes
+    ----------
+    out, plan_hash
+        The run folder, and the plan that receipts bear.
+    kind
+        What the model reads.
+    model
+        Folder of the bundle; or the loaded model, for work in this process.
+    device, inference
+        As in `phenokit.pipeline.load_ecg_model`.
+    reader
+        Of `phenokit.batch.sources`.
+    coverage_rule
+        Of an iEEG.
+    """
+
+    out: Path
+    plan_hash: str
+    kind: Kind
+    model: "Path | ECGModel | IEEGModel"
+    device: str
+    inference: Inference
+    reader: "Reader"
+    coverage_rule: CoverageRule = HALF
+
+
+@dataclass(frozen=True)
+class Part:
+    """Recordings that are scored and written together.
+
+    Attributes
+    ----------
+    k
+        Number of the part.
+    careful
+        Read and score one recording at a time, so that a death can be laid to one.
+    suspects
+        Positions at which a worker died before.
+    faults
+        Code of each position that is not tried again.
+    """
+
+    k: int
+    records: tuple["Record", ...]
+    careful: bool = False
+    suspects: frozenset[int] = frozenset()
+    faults: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoReceipt:
+    """Why a part could not be made.
+
+    Attributes
+    ----------
+    reason
+        ``"disk"``, or ``"changed"``: its inputs are not those that were scored.
+    errno
+        Of the disk.
+    """
+
+    reason: Literal["disk", "changed"]
+    errno: int = 0
+
+
+def make_part(work: PartWork, part: Part) -> dict[str, Any] | NoReceipt:
+    """The receipt of a part, which is made unless it is there already."""
+    receipt = read_receipt(work.out, part.k, plan_hash=work.plan_hash)
+    if receipt is not None:
+        found = _digest(work.reader.sha256(record) for record in part.records)
+        return receipt if found == receipt["inputs_sha256"] else NoReceipt("changed")
+    model = load_work_model(work)
+    if isinstance(model, ECGModel):
+        table, rows = score_ecg_records(
+            part.records, work.reader, model, careful=part.careful, faults=part.faults
+        )
+        files = {}
+    else:
+        (record,) = part.records
+        table, rows, files = score_ieeg_record(
+            part.k,
+            record,
+            work.reader,
+            model,
+            coverage_rule=work.coverage_rule,
+            fault=part.faults.get(0),
+        )
+    facts = {
+        "outcomes": dict(sorted(Counter(row["outcome"] for row in rows).items())),
+        "codes": dict(sorted(Counter(row["code"] for row in rows).items())),
+        "inputs_sha256": _digest(row["input_sha256"] for row in rows),
+    }
+    mark(WRITING)
+    try:
+        return write_part(
+            work.out, part.k, table, plan_hash=work.plan_hash, files=files, facts=facts
+        )
+    except OSError as error:
+        return NoReceipt("disk", error.errno or 0)
+
+
+def load_work_model(work: PartWork) -> "ECGModel | IEEGModel":
+    """The model of this process, loaded once."""
+    if isinstance(work.model, Path):
+        return _load(work.model, work.kind, work.device, work.inference)
+    return work.model
+
+
+@lru_cache(maxsize=1)
+def _load(
+    folder: Path, kind: Kind, device: str, inference: Inference
+) -> "ECGModel | IEEGModel":
+    if kind == "ecg":
+        return load_ecg_model(folder, device=device, inference=inference)
+    return load_model(folder, device=device)
+
+
+def _digest(hashes: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
