@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from phenokit.audit import Action, AuditLog
     from phenokit.batch.run_folder import Shard
     from phenokit.pipeline import Explanation
     from phenokit.training.loop import Progress
@@ -38,6 +39,10 @@ data_app = typer.Typer(
 app.add_typer(train_app, name="train")
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+audit_app = typer.Typer(
+    help="Check and export the audit log.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(audit_app, name="audit")
 
 
 class Device(StrEnum):
@@ -262,6 +267,7 @@ def score(
     share = _shard(shard)
     if share is not None and restart:
         raise typer.BadParameter("--restart and --shard exclude each other")
+    _note("score", detail="score", record=source)
     with _progress_bars() as show:
         scoring = score_cohort(
             source,
@@ -348,7 +354,12 @@ def explain(
     from phenokit.readers.ecg import read_ecg
 
     loaded = load_ecg_model(model, device=device.value)
-    explanation = explain_recording(read_ecg(record), loaded, open_abstained=open_abstained)
+    recording = read_ecg(record)
+    explanation = explain_recording(recording, loaded, open_abstained=open_abstained)
+    _note(
+        "view", detail=f"explain {explanation.scored.code}", record=recording.sha256,
+        bundle_hash=explanation.scored.bundle_hash,
+    )  # fmt: skip
     if as_json:
         import json
 
@@ -496,6 +507,7 @@ def associate(
         phecode_info=phecode_info,
         phecode_icd=phecode_icd,
     )
+    _note("score", detail="associate", record=str(cohort or scores or ""))
     with _progress_bars() as show:
         manifest = run_association(inputs, options, out, restart=restart, progress=show)
     typer.echo(
@@ -621,6 +633,7 @@ def risk(
         threshold=threshold,
         viable=viable.value,
     )
+    _note("score", detail="risk", record=str(cohort or table or ""))
     with _progress_bars() as show:
         manifest = run_risk(inputs, options, out, restart=restart, progress=show)
     for line in _risk_lines(out):
@@ -836,6 +849,7 @@ def install_model(
     from phenokit.networks.install import install_bundle
 
     bundle = install_bundle(file)
+    _note("configuration", detail="model installed", bundle_hash=bundle.bundle_hash)
     typer.echo(f"{bundle.name} installed, bundle hash {bundle.bundle_hash[:8]}")
 
 
@@ -909,6 +923,74 @@ def fetch_prototypes(
     with _progress_bar("fetching") as show:
         n_fetched = fetch_records(record_ids, out, source=source, progress=show)
     typer.echo(f"{n_fetched} records fetched; set PHENOKIT_PTBXL={out.resolve()}")
+
+
+@audit_app.command("verify")
+def verify_audit(
+    folder: Annotated[
+        Path | None, typer.Option(help="Of the log; by default PHENOKIT_AUDIT.")
+    ] = None,
+    head: Annotated[str, typer.Option(help="Of an earlier check, kept elsewhere.")] = "",
+) -> int:
+    """Check that no row of the audit log was changed, put in or taken out."""
+    verdict = _audit_log(folder).verify(head=head)
+    typer.echo(f"{verdict.n_entries:,} rows, head {verdict.head or 'none'}")
+    typer.echo(f"not intact: {verdict.problem}" if verdict.problem else "intact")
+    return 65 if verdict.problem else 0
+
+
+@audit_app.command("export")
+def export_audit(
+    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Of the log; by default PHENOKIT_AUDIT.")
+    ] = None,
+    record: Annotated[
+        str, typer.Option(help="Only rows about this recording: its SHA-256 or id.")
+    ] = "",
+) -> int:
+    """Write the audit log as a table, which is logged too; exit 65 if it is not intact."""
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from phenokit.audit import Entry
+    from phenokit.report.tables import write_table
+
+    log = _audit_log(folder)
+    verdict = log.verify()
+    _note("export", detail="audit log")
+    entries = log.entries()
+    if record:
+        wanted = log.pseudonym(record)
+        entries = [entry for entry in entries if entry.record == wanted]
+    columns = pd.Index(list(Entry.__dataclass_fields__))
+    write_table(out, pd.DataFrame([asdict(one) for one in entries], columns=columns))
+    typer.echo(f"{len(entries):,} rows in {out}")
+    if verdict.problem:
+        typer.echo(f"not intact: {verdict.problem}", err=True)
+    return 65 if verdict.problem else 0
+
+
+def _audit_log(folder: Path | None) -> "AuditLog":
+    from phenokit.audit import AuditLog, audit_folder
+
+    log = AuditLog(folder or audit_folder())
+    if not (log.folder / "audit.key").is_file():
+        raise typer.BadParameter("there is no audit log in this folder")
+    return log
+
+
+def _note(
+    action: "Action", *, detail: str, record: str = "", bundle_hash: str = ""
+) -> None:
+    """Log what a command does, where ``PHENOKIT_AUDIT`` names a folder."""
+    import os
+
+    if os.environ.get("PHENOKIT_AUDIT"):
+        from phenokit.audit import note
+
+        note(action, record=record, bundle_hash=bundle_hash, detail=detail)
 
 
 @app.command("check-inputs")

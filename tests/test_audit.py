@@ -1,3 +1,4 @@
+import os
 import sqlite3
 import stat
 import subprocess
@@ -175,3 +176,27 @@ def test_the_log_binds_where_its_folder_was_named(tmp_path: Path, monkeypatch):
     assert (audit_folder(), is_binding()) == (tmp_path / "phenokit" / "audit", False)
     monkeypatch.setenv("PHENOKIT_AUDIT", str(tmp_path / "here"))
     assert (audit_folder(), is_binding()) == (tmp_path / "here", True)
+
+
+def run(*words: str, audit: Path) -> tuple[int, str]:
+    """Exit code and output of a command."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from phenokit.cli import main; main()", "audit", *words],
+        env={**os.environ, "PHENOKIT_AUDIT": str(audit)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_verify_and_export_say_by_their_exit_code_whether_the_log_is_intact(
+    log: AuditLog, tmp_path: Path
+):
+    assert run("verify", audit=log.folder)[0] == 0
+    csv = tmp_path / "rows.csv"
+    code, said = run("export", "--out", str(csv), "--record", "rec-a", audit=log.folder)
+    assert (code, said.strip()) == (0, f"3 rows in {csv}")
+    assert log.entries()[-1].detail == "audit log"  # handing out the log is logged
+    tamper(log, "UPDATE entry SET user = 'x' WHERE number = 1")
+    code, said = run("verify", audit=log.folder)
+    assert (code, "row 1 is not as it was written" in said) == (65, True)
+    assert run("verify", audit=tmp_path / "none")[0] == 64
