@@ -7,23 +7,42 @@ tens of megabytes.
 """
 
 import hashlib
+import json
 import os
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, runtime_checkable
 
+import pandas as pd
 import pyarrow as pa
 
-from phenokit.batch.source_folders import Kind, find_files
-from phenokit.batch.source_readers import ECGFiles, IEEGFiles, Reader, Record
+from phenokit.batch.source_folders import ALL_BELOW, WILD, Kind, find_files
+from phenokit.batch.source_readers import ECGFiles, IEEGFiles, PackedECGs, Reader, Record
+from phenokit.batch.source_tables import (
+    MIMIC_TABLE,
+    PTBXL_TABLE,
+    Listing,
+    column_names,
+    read_manifest,
+    read_mimic_list,
+    read_ptbxl_list,
+)
 from phenokit.errors import BadInput
+from phenokit.readers.archives import ZipLimits, unpack_zip
+from phenokit.readers.files import read_bytes, read_start
 from phenokit.readers.ieeg import is_ieeg_file
+from phenokit.readers.packed import open_archive
+from phenokit.recording import LEADS, standard_lead
 
 __all__ = ["Reader", "Record", "RecordSource", "find_records"]
+
+ZIP_LIMITS = ZipLimits(archive=16 << 30, member=8 << 30, total=64 << 30, n_members=200_000)
+"""Of a zip that is unpacked on the disk: hours of iEEG, or 100,000 WFDB records."""
 
 _AT_ONCE = 1 << 16
 """Records that are Python objects at a time while a source is listed."""
@@ -61,18 +80,22 @@ class RecordSource(Protocol):
 
 @contextmanager
 def find_records(
-    source: str | Path, *, kind: Kind, scratch: Path
+    source: str | Path, *, kind: Kind, scratch: Path, root: Path | None = None
 ) -> Iterator[RecordSource]:
     """List the records of a source; no signal is read.
 
     Parameters
     ----------
     source
-        A path, or a pattern such as ``records/**/*.hea``.
+        A file, a folder, or a pattern such as ``records/**/*.hea``; the file may be a
+        manifest or a zip, the folder a packed archive, PTB-XL or MIMIC-IV-ECG.
     kind
         What the model reads.
     scratch
-        A folder for what has to be unpacked, made if need be; it holds nothing in the end.
+        A folder for what has to be unpacked, made if need be. What was unpacked is
+        removed in the end.
+    root
+        Of a manifest: where its paths begin, if not in its own folder.
 
     Yields
     ------
@@ -82,33 +105,221 @@ def find_records(
     Raises
     ------
     BadInput
-        ``E_MISSING`` if there is nothing at `source`.
+        ``E_MISSING`` if there is nothing at `source`, or nothing that a pattern matches;
+        ``E_FORMAT`` if it could be two things; the codes of a table, an archive or a zip
+        that is refused whole.
     """
-    path = Path(source)
+    with ExitStack() as stack:
+        found = _find(Path(source), kind, scratch, stack, root)
+        if root is not None and found.kind != "manifest":
+            raise BadInput("E_PATH", "A root is for a manifest; the source is none.")
+        yield found
+
+
+def _find(
+    path: Path, kind: Kind, scratch: Path, stack: ExitStack, root: Path | None
+) -> "_Listed":
+    """What the path is decides; what is unpacked goes when `stack` is closed."""
+    if ":/" in os.fspath(path) and not _exists(path):
+        raise BadInput("E_PATH", "The source is a URL; only local files are read.")
+    if WILD.search(os.fspath(path)) and _is_pattern(path, kind):
+        return _pattern(path, kind)
     if not _exists(path):
         raise BadInput("E_MISSING", f"there is no file or folder {path.name}")
-    if path.is_dir() and not (kind == "ieeg" and is_ieeg_file(path)):
-        yield _folder(path, kind)
-    else:
-        yield _single(path, kind)
+    if path.is_dir():
+        if kind == "ieeg":
+            return _single(path, kind) if is_ieeg_file(path) else _folder(path, kind)
+        return _LAYOUTS[_layout(path)](path)
+    return _file(path, kind, scratch, stack, root)
+
+
+def _file(
+    path: Path, kind: Kind, scratch: Path, stack: ExitStack, root: Path | None
+) -> "_Listed":
+    """A zip, a manifest, or one recording, as the first bytes say."""
+    try:
+        start = read_start(path, 4)
+    except BadInput:
+        return _single(path, kind)  # its row says why
+    if start in _ZIP and not (kind == "ieeg" and is_ieeg_file(path)):
+        return _zip(path, kind, stack.enter_context(_private(scratch)))
+    is_packed = start.startswith(b"\x1f\x8b") and path.name.lower().endswith(".csv.gz")
+    if start == b"PAR1" or is_packed:
+        return _manifest(path, kind, root)
+    if "path" not in (names := column_names(path)):
+        return _single(path, kind)
+    if any(standard_lead(name) for name in names):
+        raise BadInput(
+            "E_FORMAT",
+            "The table could be a manifest (it has a column path) or an ECG (it has one "
+            "named as a lead); rename the one that is not meant.",
+        )
+    return _manifest(path, kind, root)
+
+
+_ZIP = (b"PK\3\4", b"PK\5\6")
+
+
+# --- files that are there -----------------------------------------------------------------
 
 
 def _single(path: Path, kind: Kind) -> "_Listed":
     return _Listed("file", _reader(path.parent, kind), _names([os.fsencode(path.name)]))
 
 
-def _folder(path: Path, kind: Kind) -> "_Listed":
+def _folder(path: Path, kind: Kind = "ecg") -> "_Listed":
+    return _below(path, kind, "folder")
+
+
+def _zip(path: Path, kind: Kind, folder: Path) -> "_Listed":
+    unpack_zip(path, folder, limits=ZIP_LIMITS)
+    return _below(folder, kind, "zip")
+
+
+def _pattern(path: Path, kind: Kind) -> "_Listed":
+    root, pattern = _split(path)
+    if root.is_dir():
+        found = _below(root, kind, "pattern", pattern)
+        if len(found) or found.others:
+            return found
+    raise BadInput("E_MISSING", "No file matches the pattern.")
+
+
+def _is_pattern(path: Path, kind: Kind) -> bool:
+    """Whether it is a pattern: there may be a file of that very name."""
+    if not _exists(path):
+        return True
+    root, pattern = _split(path)
+    matches = (root / found.location for found in find_files(root, kind, pattern))
+    if any(match != path for match in matches):
+        raise BadInput(
+            "E_FORMAT",
+            "There is a file or folder of this name, and as a pattern the name matches "
+            "others; if that one is meant, write [[] for [, [*] for * and [?] for ?.",
+        )
+    return False
+
+
+def _split(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder that a pattern cannot leave, and the parts of the pattern."""
+    first = next(k for k, part in enumerate(path.parts) if WILD.search(part))
+    root, pattern = Path(*path.parts[:first]), path.parts[first:]
+    if ".." in pattern:
+        raise BadInput("E_PATH", "A pattern may not lead upwards again (..).")
+    return root, pattern
+
+
+def _below(
+    root: Path, kind: Kind, source: str, pattern: tuple[str, ...] = ALL_BELOW
+) -> "_Listed":
     others: list[str] = []
 
     def recordings() -> Iterator[bytes]:
-        for found in find_files(path, kind):
+        for found in find_files(root, kind, pattern):
             if found.is_recording:
                 yield os.fsencode(found.location)
             else:
                 others.append(_as_text(os.fsencode(found.location)))
 
     names = _names(recordings())
-    return _Listed("folder", _reader(path, kind), names, others=tuple(others))
+    return _Listed(source, _reader(root, kind), names, others=tuple(others))
+
+
+@contextmanager
+def _private(scratch: Path) -> Iterator[Path]:
+    """A new folder of mode 0700, removed in the end; and `scratch`, if it was made."""
+    is_new = not scratch.exists()
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with TemporaryDirectory(prefix="unpacked-", dir=scratch) as folder:
+            yield Path(folder)
+    finally:
+        if is_new:
+            with suppress(OSError):  # somebody else uses it by now
+                scratch.rmdir()
+
+
+# --- what a table or an archive lists -----------------------------------------------------
+
+
+def _manifest(path: Path, kind: Kind, root: Path | None) -> "_Listed":
+    if root is not None and not root.is_dir():
+        raise BadInput("E_MISSING", "There is no folder that is given as root.")
+    return _listed("manifest", read_manifest(path), root or path.parent, kind)
+
+
+def _ptbxl(folder: Path) -> "_Listed":
+    return _listed("PTB-XL", read_ptbxl_list(folder), folder)
+
+
+def _mimic(folder: Path) -> "_Listed":
+    return _listed("MIMIC-IV-ECG", read_mimic_list(folder), folder)
+
+
+def _listed(source: str, listing: Listing, root: Path, kind: Kind = "ecg") -> "_Listed":
+    return _Listed(
+        source,
+        _reader(root, kind, is_listed=True),
+        _names(path.encode() for path in listing.paths),
+        None if listing.patients is None else _patients(listing.patients),
+        facts=listing.facts,
+    )
+
+
+def _packed(folder: Path) -> "_Listed":
+    """The rows of a packed archive, which has to hold raw tracings."""
+    archive = open_archive(folder)
+    if archive.contract_id != "raw" or archive.unit != "mV":
+        raise BadInput(
+            "E_VERSION",
+            f"The archive was prepared for a network ({archive.contract_id}): filtered or "
+            "scaled, it cannot be judged and scored. Score the files, or pack them raw.",
+        )
+    if set(archive.leads) != set(LEADS):
+        raise BadInput("E_LEADS", "The archive does not hold the twelve leads.")
+    header = read_bytes(folder / "archive.json", what="archive.json of the archive")
+    ids = [str(one) for one in archive.table["record_id"]]
+    if len(set(ids)) < len(ids):  # of several data sets
+        ids = [f"{d}/{one}" for d, one in zip(archive.table["dataset"], ids, strict=True)]
+    people = archive.table["patient_id"]
+    reader = PackedECGs(
+        os.fspath(folder.absolute()),
+        archive.signal.shape,
+        archive.scale,
+        archive.sampling_rate,
+        archive.leads,
+        json.loads(header)["sha256"]["table.parquet"],
+    )
+    return _Listed(
+        "packed archive",
+        reader,
+        _names(f"{one}.int16".encode() for one in ids),
+        _patients("" if pd.isna(one) else str(one) for one in people),
+        is_numbered=True,
+        facts={"archive_sha256": hashlib.sha256(header).hexdigest()},
+    )
+
+
+_LAYOUTS: dict[str, Callable[[Path], "_Listed"]] = {
+    "": _folder,
+    "signal.int16": _packed,
+    PTBXL_TABLE: _ptbxl,
+    MIMIC_TABLE: _mimic,
+}
+"""How a folder of ECGs is read, by the file that tells what it is."""
+
+
+def _layout(folder: Path) -> str:
+    """The file that tells what a folder of ECGs is; empty if there is none."""
+    found = [name for name in _LAYOUTS if name and os.path.lexists(folder / name)]
+    if len(found) > 1:
+        raise BadInput(
+            "E_FORMAT",
+            f"The folder holds {' and '.join(found)}, so that it could be read in "
+            f"{len(found)} ways. Give one of its folders or a pattern such as "
+            "FOLDER/**/*.hea, which reads the files as they are.",
+        )
+    return found[0] if found else ""
 
 
 def _reader(root: Path, kind: Kind, *, is_listed: bool = False) -> Reader:
@@ -136,6 +347,8 @@ class _Listed:
         Paths as the file system has them.
     patients
         Null where unknown; ``None`` if nobody is named.
+    is_numbered
+        Whether the reader finds a record by its number, not by its name.
     facts
         What else decides the result, as JSON values.
     """
@@ -145,6 +358,7 @@ class _Listed:
     names: pa.ChunkedArray
     patients: pa.ChunkedArray | None = None
     others: tuple[str, ...] = ()
+    is_numbered: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -158,9 +372,14 @@ class _Listed:
             if self.patients is None
             else self.patients.slice(first, stop - first).to_pylist()
         )
+        locations = (
+            map(str, range(first, first + len(names)))
+            if self.is_numbered
+            else map(os.fsdecode, names)
+        )
         return [
-            Record(_as_text(name), os.fsdecode(name), patient)
-            for name, patient in zip(names, patients, strict=True)
+            Record(_as_text(name), location, patient)
+            for name, location, patient in zip(names, locations, patients, strict=True)
         ]
 
     def plan(self) -> dict[str, Any]:
@@ -181,6 +400,11 @@ class _Listed:
 
 def _names(names: Iterable[bytes]) -> pa.ChunkedArray:
     return _blocks(names, pa.large_binary())
+
+
+def _patients(patients: Iterable[str]) -> pa.ChunkedArray:
+    """Ids, and null for an empty one."""
+    return _blocks((patient or None for patient in patients), pa.large_string())
 
 
 def _blocks(values: Iterable[Any], kind: pa.DataType) -> pa.ChunkedArray:

@@ -3,19 +3,26 @@
 The directory is judged before a byte is unpacked: a member whose name leaves the folder,
 a link, or two members with one name refuse the archive. Then every member is unpacked in
 memory under caps that hold whatever sizes the archive declares; only when all have passed
-does the caller get them. Nothing is written here.
+does the caller get them. `unpack_zip` is for an archive that is larger than memory: it
+inflates every member once without keeping it, and only then writes them.
 """
 
+import errno
 import io
+import os
+import shutil
 import stat
 import struct
 import unicodedata
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from phenokit.errors import BadInput
-from phenokit.readers.files import check_name, read_bytes
+from phenokit.readers.files import OpenFile, check_name, open_checked, read_bytes
 
 MAX_ARCHIVE_BYTES = 512 << 20
 MAX_MEMBER_BYTES = 256 << 20
@@ -25,11 +32,27 @@ MAX_RATIO = 100
 _FREE_BYTES = 1 << 16
 """What any member may inflate to, whatever its ratio: small tables of zeros are common."""
 
+_MAX_PATH_BYTES = 3000
+_MAX_DIRECTORY_ENTRY = 256
+"""Bytes a member, on the average, in the directory of an archive that is unpacked."""
+
+_DIRECTORY_END = b"PK\5\6"
+_DIRECTORY_END_64 = b"PK\6\6"
 _CHUNK = 1 << 16
 _SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _GZIP = b"\x1f\x8b"
 _ARCHIVE_ENDINGS = (".zip", ".gz", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar", ".jar")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@dataclass(frozen=True)
+class ZipLimits:
+    """The largest archive that is unpacked; sizes in bytes."""
+
+    archive: int
+    member: int
+    total: int
+    n_members: int
 
 
 def read_zip(path: Path, *, root: Path | None = None) -> dict[str, bytes]:
@@ -59,21 +82,79 @@ def parse_zip(data: bytes) -> dict[str, bytes]:
     """Members of the bytes of a zip archive; see `read_zip`."""
     if not data.startswith(_SIGNATURES):
         raise BadInput("E_FORMAT", "The file is not a zip archive.")
+    limits = ZipLimits(MAX_ARCHIVE_BYTES, MAX_MEMBER_BYTES, MAX_TOTAL_BYTES, MAX_MEMBERS)
+    with _damage_refused(OSError), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        _check_directory(members, limits)
+        contents = _unpack(archive, members, limits)
+        return {member.filename: b"".join(pieces) for member, pieces in contents}
+
+
+def unpack_zip(
+    path: Path, folder: Path, *, limits: ZipLimits, root: Path | None = None
+) -> None:
+    """Write the members of a zip archive below an empty folder, all or none.
+
+    Every member is inflated twice: once to see that it keeps to the caps, once to write.
+    What is in memory is the archive's directory and a piece of one member.
+
+    Parameters
+    ----------
+    path, root
+        As of `read_zip`.
+    folder
+        Empty, and nobody else's.
+    limits
+        Beside the cap on the ratio, which holds for the whole archive as well.
+
+    Raises
+    ------
+    BadInput
+        As `read_zip`; then nothing was written.
+    OSError
+        If the disk has no room for it, or fails.
+    """
+    with open_checked(path, root=root, max_bytes=limits.archive, what="archive") as file:
+        if file.read(4) not in _SIGNATURES:
+            raise BadInput("E_FORMAT", "The file is not a zip archive.")
+        _check_directory_size(file, limits)
+        by_ratio = max(_FREE_BYTES, MAX_RATIO * file.size)
+        limits = replace(limits, total=min(limits.total, by_ratio))
+        with os.fdopen(os.dup(file.descriptor), "rb") as stream:
+            with _damage_refused(OSError), zipfile.ZipFile(stream) as archive:
+                members = archive.infolist()
+                _check_directory(members, limits)
+                contents = _unpack(archive, members, limits)
+                total = sum(len(piece) for _, pieces in contents for piece in pieces)
+            if shutil.disk_usage(folder).free < total:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with _damage_refused(), zipfile.ZipFile(stream) as archive:
+                for member, pieces in _unpack(archive, members, limits):
+                    _write(folder / member.filename, pieces)
+
+
+def _write(target: Path, pieces: Iterator[bytes]) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(target, flags, 0o600), "wb") as file:
+        file.writelines(pieces)
+
+
+@contextmanager
+def _damage_refused(*more: type[Exception]) -> Iterator[None]:
+    """Whatever a damaged archive makes zipfile raise becomes ``E_FORMAT``."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            _check_directory(members)
-            return _unpack(archive, members)
+        yield
     except (
         zipfile.BadZipFile,
         zlib.error,
         struct.error,
         NotImplementedError,
         EOFError,
-        OSError,
         ValueError,
         RuntimeError,
         OverflowError,
+        *more,
     ):
         raise BadInput("E_FORMAT", "The archive is damaged.") from None
 
@@ -111,13 +192,37 @@ def unpack_gzip(data: bytes, *, max_bytes: int = MAX_TOTAL_BYTES) -> bytes:
     return b"".join(parts)
 
 
-def _check_directory(members: list[zipfile.ZipInfo]) -> None:
+def _check_directory_size(file: OpenFile, limits: ZipLimits) -> None:
+    """Refuse a directory beyond the cap on members before zipfile reads it whole."""
+    tail_start = max(0, file.size - 65_535 - 22)
+    tail = file.read(start=tail_start)
+    at = tail.rfind(_DIRECTORY_END)
+    if at < 0 or len(tail) < at + 22:
+        raise BadInput("E_FORMAT", "The archive is damaged.")
+    size = int.from_bytes(tail[at + 12 : at + 16], "little")
+    # a large archive has another end before this one, and before it says where
+    locator = file.read(20, start=max(0, tail_start + at - 20))
+    stated = int.from_bytes(locator[8:16], "little")
+    for start in (tail_start + at - 20 - 56, stated):
+        end = file.read(56, start=start) if 0 <= start < file.size else b""
+        if end.startswith(_DIRECTORY_END_64):
+            size = max(size % 0xFFFFFFFF, int.from_bytes(end[40:48], "little"))
+    if size > limits.n_members * _MAX_DIRECTORY_ENTRY:
+        raise BadInput(
+            "E_ZIP_RATIO",
+            f"The archive's directory is too large for {limits.n_members} members.",
+        )
+
+
+def _check_directory(members: list[zipfile.ZipInfo], limits: ZipLimits) -> None:
     """Judge all names before any content; the gravest fault decides."""
     for number, member in enumerate(members, start=1):
         _check_member(member, number)
     _check_distinct(members)
-    if len(members) > MAX_MEMBERS:
-        raise BadInput("E_ZIP_RATIO", f"The archive has more than {MAX_MEMBERS} members.")
+    if len(members) > limits.n_members:
+        raise BadInput(
+            "E_ZIP_RATIO", f"The archive has more than {limits.n_members} members."
+        )
     for number, member in enumerate(members, start=1):
         where = f"member {number}"
         if member.filename.lower().endswith(_ARCHIVE_ENDINGS):
@@ -145,8 +250,13 @@ def _check_member(member: zipfile.ZipInfo, number: int) -> None:
             check_name(part, what="member's name")
     except BadInput as refusal:
         raise BadInput("E_PATH", str(refusal), where=where) from None
-    if len(parts) > 32:
-        raise BadInput("E_PATH", "A member lies in more than 32 folders.", where=where)
+    if len(parts) > 32 or len(name.encode("utf-8", "replace")) > _MAX_PATH_BYTES:
+        raise BadInput(
+            "E_PATH",
+            f"A member lies in more than 32 folders, or its path has more than "
+            f"{_MAX_PATH_BYTES} bytes.",
+            where=where,
+        )
 
 
 def _check_distinct(members: list[zipfile.ZipInfo]) -> None:
@@ -176,35 +286,38 @@ def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _unpack(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> dict[str, bytes]:
-    contents: dict[str, bytes] = {}
-    total = 0
+def _unpack(
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], limits: ZipLimits
+) -> Iterator[tuple[zipfile.ZipInfo, Iterator[bytes]]]:
+    """Every member that is no folder, with its pieces, which are to be used up in turn."""
+    room = limits.total
     for number, member in enumerate(members, start=1):
-        if member.is_dir():
-            continue
-        data = _inflate(archive, member, MAX_TOTAL_BYTES - total, f"member {number}")
-        total += len(data)
-        contents[member.filename] = data
-    return contents
+        if not member.is_dir():
+            cap = min(limits.member, room)
+            yield member, _inflate(archive, member, cap, f"member {number}", limits)
+            room -= member.file_size  # which is what it inflated to
 
 
 def _inflate(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int, where: str
-) -> bytes:
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    cap: int,
+    where: str,
+    limits: ZipLimits,
+) -> Iterator[bytes]:
     """One member, unpacked piece by piece until a cap is passed."""
-    by_ratio = max(_FREE_BYTES, MAX_RATIO * member.compress_size)
-    cap = min(by_ratio, MAX_MEMBER_BYTES, room)
-    buffer = bytearray()
+    cap = min(cap, max(_FREE_BYTES, MAX_RATIO * member.compress_size))
+    size = 0
     with archive.open(member) as stream:
         while piece := stream.read(_CHUNK):
-            buffer += piece
-            if len(buffer) > cap:
+            size += len(piece)
+            if size > cap:
                 raise BadInput(
                     "E_ZIP_RATIO",
                     f"A member inflates beyond the limits ({MAX_RATIO} times its packed "
-                    f"size, {MAX_MEMBER_BYTES} bytes, {MAX_TOTAL_BYTES} for the archive).",
+                    f"size, {limits.member} bytes, {limits.total} for the archive).",
                     where=where,
                 )
-    if len(buffer) != member.file_size:
+            yield piece
+    if size != member.file_size:
         raise BadInput("E_FORMAT", "A member has another size than declared.", where=where)
-    return bytes(buffer)
