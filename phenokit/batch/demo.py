@@ -15,20 +15,18 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from phenokit import simulation
 from phenokit.batch.run_folder import open_run
-from phenokit.batch.score import score_files, write_scores
+from phenokit.batch.score import Scoring, score_cohort
 from phenokit.batch.workers import run_isolated
 from phenokit.errors import BadInput, PhenoKitError
 from phenokit.networks.checkpoint import Bundle, load_bundle
-from phenokit.pipeline import ECGModel, load_ecg_model
 from phenokit.simulation.cohort import (
     RecordingPlan,
     SimulatedCohort,
@@ -254,8 +252,8 @@ def _run(
         for name, data in cohort_files(cohort, seed=seed, model=bundle.name).items():
             run.write(name, data)
         run.write("truth/prototypes.csv", csv_bytes(_carriers(bundle)))
-        rows = _record_and_score(cohort, folder / "recordings", bundle, workers, report)
-        scoring = write_scores(rows, folder / "scores", _model(bundle.path))
+        _record(cohort, folder / "recordings", workers, report)
+        scoring = _score(folder, bundle, workers, report)
         run.finish(
             {
                 "format": "phenokit demo cohort",
@@ -269,51 +267,50 @@ def _run(
     return False
 
 
-def _record_and_score(
-    cohort: SimulatedCohort, folder: Path, bundle: Bundle, workers: int, report: Progress
-) -> list[dict[str, Any]]:
-    """A row a recording, in their order."""
+def _record(cohort: SimulatedCohort, folder: Path, workers: int, report: Progress) -> None:
+    """Write the recordings, block by block."""
     plans = cohort.plans
     blocks = [plans[first : first + _BLOCK] for first in range(0, len(plans), _BLOCK)]
-    make = partial(_make_block, folder, bundle.path)
+    make = partial(_make_block, folder)
 
     def done(n_blocks: int, of: int) -> None:
         report("recordings", min(n_blocks * _BLOCK, len(plans)), len(plans))
 
     done(0, len(blocks))
-    rows: list[dict[str, Any]] = []
     if workers == 1:
         for number, block in enumerate(blocks, start=1):
-            rows += make(block)
+            make(block)
             done(number, len(blocks))
-        return rows
+        return
     runs = run_isolated(
-        make,
-        blocks,
-        workers=workers,
-        time_limit=_SECONDS_A_BLOCK,
-        warm_up=partial(_model, bundle.path),
-        progress=done,
+        make, blocks, workers=workers, time_limit=_SECONDS_A_BLOCK, progress=done
     )
     for made in runs:
         if made.end != "done":
             raise PhenoKitError(f"recordings failed ({made.value or made.end})")
-        rows += made.value
-    return rows
 
 
-def _make_block(
-    folder: Path, bundle: Path, plans: Sequence[RecordingPlan]
-) -> list[dict[str, Any]]:
+def _make_block(folder: Path, plans: Sequence[RecordingPlan]) -> None:
     write_recordings(plans, folder)
-    paths = [folder / f"{plan.record_id}.hea" for plan in plans]
-    return list(score_files(paths, folder, _model(bundle)))
 
 
-@lru_cache(maxsize=1)
-def _model(bundle: Path) -> ECGModel:
-    """Of this process. Always on the CPU: the same bytes on every machine of a kind."""
-    return load_ecg_model(bundle, device="cpu")
+def _score(folder: Path, bundle: Bundle, workers: int, report: Progress) -> Scoring:
+    """Always on the CPU: the same bytes on every machine of a kind."""
+    score = partial(
+        score_cohort,
+        folder / "recordings",
+        folder / "scores",
+        bundle.path,
+        device="cpu",
+        workers=0 if workers == 1 else workers,
+        progress=report,
+    )
+    try:
+        return score()
+    except BadInput as error:
+        if error.code != "E_VERSION":
+            raise
+    return score(restart=True)  # those of another version of PhenoKit: ours to replace
 
 
 def _carriers(bundle: Bundle) -> pd.DataFrame:

@@ -7,7 +7,7 @@ a file that was changed in the meantime is noticed.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,8 @@ from phenokit.pipeline import ECGModel, Inference, load_ecg_model, load_model
 if TYPE_CHECKING:
     from phenokit.batch.sources import Reader, Record
     from phenokit.monitor import IEEGModel
+    from phenokit.readers.ieeg_recording import IEEGRecording
+    from phenokit.recording import Recording
 
 Kind = Literal["ecg", "ieeg"]
 
@@ -77,6 +79,8 @@ class Part:
         Positions at which a worker died before.
     faults
         Code of each position that is not tried again.
+    unhashed
+        Positions of `faults` whose files are not even hashed: that ended a worker too.
     """
 
     k: int
@@ -84,6 +88,7 @@ class Part:
     careful: bool = False
     suspects: frozenset[int] = frozenset()
     faults: Mapping[int, str] = field(default_factory=dict)
+    unhashed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,13 @@ def make_part(work: PartWork, part: Part) -> dict[str, Any] | NoReceipt:
     """The receipt of a part, which is made unless it is there already."""
     receipt = read_receipt(work.out, part.k, plan_hash=work.plan_hash)
     if receipt is not None:
-        found = _digest(work.reader.sha256(record) for record in part.records)
+        found = _digest(_hashed_again(work.reader, part, receipt["unhashed"]))
         return receipt if found == receipt["inputs_sha256"] else NoReceipt("changed")
     model = load_work_model(work)
+    reader = _Sparing(work.reader, frozenset(part.records[i] for i in part.unhashed))
     if isinstance(model, ECGModel):
         table, rows = score_ecg_records(
-            part.records, work.reader, model, careful=part.careful, faults=part.faults
+            part.records, reader, model, careful=part.careful, faults=part.faults
         )
         files = {}
     else:
@@ -119,7 +125,7 @@ def make_part(work: PartWork, part: Part) -> dict[str, Any] | NoReceipt:
         table, rows, files = score_ieeg_record(
             part.k,
             record,
-            work.reader,
+            reader,
             model,
             coverage_rule=work.coverage_rule,
             fault=part.faults.get(0),
@@ -128,6 +134,7 @@ def make_part(work: PartWork, part: Part) -> dict[str, Any] | NoReceipt:
         "outcomes": dict(sorted(Counter(row["outcome"] for row in rows).items())),
         "codes": dict(sorted(Counter(row["code"] for row in rows).items())),
         "inputs_sha256": _digest(row["input_sha256"] for row in rows),
+        "unhashed": sorted(part.unhashed),
     }
     mark(WRITING)
     try:
@@ -152,6 +159,30 @@ def _load(
     if kind == "ecg":
         return load_ecg_model(folder, device=device, inference=inference)
     return load_model(folder, device=device)
+
+
+@dataclass(frozen=True)
+class _Sparing:
+    """A reader that does not hash some of its records."""
+
+    reader: "Reader"
+    unhashed: frozenset["Record"]
+
+    def read(self, record: "Record") -> "Recording | IEEGRecording":
+        return self.reader.read(record)
+
+    def sha256(self, record: "Record") -> str:
+        return "" if record in self.unhashed else self.reader.sha256(record)
+
+
+def _hashed_again(
+    reader: "Reader", part: Part, unhashed: Sequence[int]
+) -> Iterator[str]:
+    """Hash of each recording of a part that is done."""
+    for i, record in enumerate(part.records):
+        mark(2 * i + 1)
+        is_spared = i in unhashed or i in part.unhashed
+        yield "" if is_spared else reader.sha256(record)
 
 
 def _digest(hashes: Iterable[str]) -> str:

@@ -115,6 +115,7 @@ def score_cohort(
     time_limit: float = TIME_LIMIT,
     coverage_rule: CoverageRule = HALF,
     restart: bool = False,
+    rows: int | None = None,
     progress: Progress = lambda stage, done, of: None,
 ) -> Scoring:
     """Score whatever `phenokit.batch.sources` reads, and write one row a recording.
@@ -145,6 +146,8 @@ def score_cohort(
         When a segment of an iEEG is evaluated.
     restart
         Throw away what an earlier run left in the folder.
+    rows
+        ECGs in a part: what a crash costs a worker at most. Part of the plan.
 
     Raises
     ------
@@ -165,6 +168,7 @@ def score_cohort(
     ):
         run = _Run(
             source=records,
+            rows=rows if rows is not None and known.kind == "ecg" else ROWS[known.kind],
             model=known,
             engine=engine,
             workers=_n_workers(known.device) if workers is None else workers,
@@ -190,16 +194,13 @@ class _Run:
     """One run, between the source and the folder."""
 
     source: RecordSource
+    rows: int
     model: _Model
     engine: Engine
     workers: int
     time_limit: float
     coverage_rule: CoverageRule
     progress: Progress
-
-    @property
-    def rows(self) -> int:
-        return ROWS[self.model.kind]
 
     @property
     def n_parts(self) -> int:
@@ -247,7 +248,7 @@ class _Run:
             nonlocal done
             receipts[k] = receipt
             done += receipt["rows"]
-            if self.model.kind == "ecg":
+            if self.model.kind == "ecg" or self.workers == 0:
                 report({})
 
         report({})

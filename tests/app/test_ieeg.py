@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from phenokit.batch.score_ieeg import score_ieeg_path
+from phenokit.batch.score import score_cohort
 from phenokit.jobs import JobState, list_jobs
-from phenokit.monitor import load_ieeg_model
 from phenokit.networks.checkpoint import bundle_folders
 from phenokit.report.ieeg_viewer import unpack_pages
 from phenokit.reviews import event_decisions, unaltered
@@ -77,7 +76,7 @@ def finished_job(tmp_path_factory, ward, ieeg_bundle) -> Path:
     (job / "job.json").write_text(
         json.dumps({"title": "Score", "arguments": arguments, "asked": asked})
     )
-    score_ieeg_path(ward / "night.edf", job / "out", load_ieeg_model(ieeg_bundle))
+    score_cohort(ward / "night.edf", job / "out", ieeg_bundle, workers=0)
     return job
 
 

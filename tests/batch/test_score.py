@@ -1,3 +1,5 @@
+"""A folder of ECGs: a row each, whatever lies about, in the bytes that the plan decides."""
+
 import json
 import os
 import shutil
@@ -6,10 +8,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from phenokit.batch.score import find_inputs, score_path
+from phenokit.batch.score import score_cohort
 from phenokit.errors import BadInput
 from phenokit.pipeline import score_ecg
 from phenokit.readers.ecg import read_ecg
+
+CHANGING = ("progress.json", "lock")
+
+
+def score(source, out, model, **options):
+    """In this process: what worker processes add is tested in test_faults.py."""
+    return score_cohort(source, out, model, workers=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +38,7 @@ def ward(tmp_path_factory, ecg, write_wfdb):
 @pytest.fixture(scope="module")
 def scored(ward, tmp_path_factory, tiny_model):
     out = tmp_path_factory.mktemp("scores")
-    return score_path(ward, out, tiny_model), out
+    return score(ward, out, tiny_model), out
 
 
 def rows_of(out):
@@ -63,7 +72,7 @@ def test_the_columns_are_those_of_the_contract(scored, tiny_model):
     schema = pq.read_schema(scored[1] / "part-00000.parquet")
     assert schema.names == [
         "record_id", "path", "patient_id", "outcome", "code", "all_codes", "message",
-        "start", "stop", "model", "bundle_hash",
+        "start", "stop", "input_sha256", "model", "bundle_hash",
         *[f"probability_{label}" for label in tiny_model.labels],
         "similarity",
     ]  # fmt: skip
@@ -93,7 +102,7 @@ def test_a_bad_file_changes_no_bit_of_the_others(ward, scored, tiny_model, tmp_p
     shutil.copytree(ward, clean)
     (clean / "b" / "broken.hea").unlink()
     (clean / "lost.dat").unlink()
-    score_path(clean, tmp_path / "out", tiny_model)
+    score(clean, tmp_path / "out", tiny_model)
     with_bad = {row["path"]: row for row in rows_of(scored[1])}
     for row in rows_of(tmp_path / "out"):
         same_numbers(row, with_bad[row["path"]])
@@ -106,35 +115,77 @@ def test_files_written_in_another_order_give_the_same_bytes(
         target = tmp_path / "ward" / path.relative_to(ward)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    score_path(tmp_path / "ward", tmp_path / "out", tiny_model)
-    for name in ("part-00000.parquet", "manifest.json"):
+    score(tmp_path / "ward", tmp_path / "out", tiny_model)
+    written = {path.name for path in scored[1].iterdir()} - set(CHANGING)
+    assert written >= {"plan.json", "part-00000.parquet", "manifest.json", "report.html"}
+    for name in written:
         assert (tmp_path / "out" / name).read_bytes() == (scored[1] / name).read_bytes()
 
 
 def test_one_file_scores_as_in_its_folder(ward, scored, tiny_model, tmp_path):
-    score_path(ward / "b" / "d.hea", tmp_path, tiny_model)
+    score(ward / "b" / "d.hea", tmp_path, tiny_model)
     (row,) = rows_of(tmp_path)
     same_numbers(row, rows_of(scored[1])[3])
 
 
-def test_an_earlier_run_in_the_folder_is_replaced(ward, tiny_model, tmp_path):
-    for name in ("part-00000.parquet", "part-00001.parquet", "manifest.json"):
-        (tmp_path / name).write_text("old")
-    score_path(ward / "a.hea", tmp_path, tiny_model)
-    assert {p.name for p in tmp_path.iterdir()} == {"manifest.json", "part-00000.parquet"}
-    assert len(rows_of(tmp_path)) == 1
+def test_scores_of_an_older_version_are_left_alone(ward, tiny_model, tmp_path):
+    (tmp_path / "part-00000.parquet").write_text("old")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(BadInput, match="something else"):
+        score(ward / "a.hea", tmp_path, tiny_model)
+    assert (tmp_path / "part-00000.parquet").read_text() == "old"
 
 
-def test_a_signal_named_by_a_header_of_another_name_is_no_orphan(ward, tmp_path):
-    shutil.copy(ward / "a.hea", tmp_path / "renamed.hea")
-    shutil.copy(ward / "a.dat", tmp_path / "a.dat")
-    assert [p.name for p in find_inputs(tmp_path).recordings] == ["renamed.hea"]
+def test_errors_are_the_rejected_rows_again(scored):
+    errors = pq.read_table(scored[1] / "errors.parquet").to_pylist()
+    rejected = [row for row in rows_of(scored[1]) if row["outcome"] == "rejected"]
+    assert errors == [{name: row[name] for name in errors[0]} for row in rejected]
+    assert [row["path"] for row in errors] == ["b/broken.hea", "lost.dat"]
+
+
+def test_a_row_bears_the_hash_of_its_files(ward, scored):
+    rows = {row["path"]: row["input_sha256"] for row in rows_of(scored[1])}
+    assert rows["b/c.hea"] == read_ecg(ward / "b/c.hea").sha256
+    assert len(rows["b/broken.hea"]) == 64
+
+
+def test_the_report_counts_what_the_parts_hold_and_names_no_recording(scored):
+    text = (scored[1] / "report.html").read_text()
+    rows = rows_of(scored[1])
+    n_scored = sum(row["outcome"].startswith("scored") for row in rows)
+    assert f"{n_scored} of 5 recordings were scored by" in text
+    assert not any(row["record_id"] in text for row in rows if len(row["record_id"]) > 2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_how_rows_are_cut_into_parts_changes_no_row(
+    ward, scored, tiny_model, tmp_path, rows
+):
+    score(ward, tmp_path, tiny_model, rows=rows)
+    parts = sorted(tmp_path.glob("part-*.parquet"))
+    assert len(parts) == -(-5 // rows)
+    cut = [row for part in parts for row in pq.read_table(part).to_pylist()]
+    for one, other in zip(cut, rows_of(scored[1]), strict=True):
+        same_numbers(one, other)
+        assert (one["path"], one["code"]) == (other["path"], other["code"])
+
+
+def test_an_input_that_was_changed_after_it_was_scored_is_noticed(
+    ward, tiny_model, tmp_path
+):
+    shutil.copytree(ward, tmp_path / "ward")
+    score(tmp_path / "ward", tmp_path / "out", tiny_model, rows=2)
+    (tmp_path / "out" / "manifest.json").unlink()
+    with (tmp_path / "ward" / "b" / "c.hea").open("a") as file:
+        file.write("# a comment\n")
+    with pytest.raises(BadInput, match="part 1 were changed"):
+        score(tmp_path / "ward", tmp_path / "out", tiny_model, rows=2)
 
 
 def test_a_link_is_a_rejected_row(ward, tiny_model, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link.hea").symlink_to(ward / "a.hea")
-    scoring = score_path(tmp_path / "in", tmp_path / "out", tiny_model)
+    scoring = score(tmp_path / "in", tmp_path / "out", tiny_model)
     assert scoring.codes == {"E_PATH": 1}
 
 
@@ -143,7 +194,7 @@ def test_names_that_are_not_utf8_are_rows_too(ward, tiny_model, tmp_path):
     folder.mkdir()
     shutil.copy(ward / "a.hea", os.fsencode(folder) + b"/h\xff.hea")
     shutil.copy(ward / "notes.txt", os.fsencode(folder) + b"/t\xff.txt")
-    scoring = score_path(folder, tmp_path / "out", tiny_model)
+    scoring = score(folder, tmp_path / "out", tiny_model)
     (row,) = rows_of(tmp_path / "out")
     assert (row["path"], row["outcome"]) == (r"h\xff.hea", "rejected")
     assert scoring.not_scored == (r"t\xff.txt",)
@@ -151,8 +202,8 @@ def test_names_that_are_not_utf8_are_rows_too(ward, tiny_model, tmp_path):
 
 def test_nothing_is_no_row(tiny_model, tmp_path):
     (tmp_path / "in").mkdir()
-    scoring = score_path(tmp_path / "in", tmp_path / "out", tiny_model)
+    scoring = score(tmp_path / "in", tmp_path / "out", tiny_model)
     assert scoring.n_recordings == 0
     assert json.loads((tmp_path / "out/manifest.json").read_text())["n_parts"] == 0
     with pytest.raises(BadInput, match="no file or folder nowhere"):
-        score_path(tmp_path / "nowhere", tmp_path / "out", tiny_model)
+        score(tmp_path / "nowhere", tmp_path / "out", tiny_model)

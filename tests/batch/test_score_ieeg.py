@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from phenokit.batch import score_ieeg as batch
-from phenokit.batch.score_ieeg import find_ieeg_inputs, read_scored_ieeg, score_ieeg_path
+from phenokit.batch import source_readers
+from phenokit.batch.score import score_cohort
+from phenokit.batch.score_ieeg import read_scored_ieeg
 from phenokit.errors import BadInput
 from phenokit.evidence.seizures import EventRule
 from phenokit.pipeline import score_ieeg
@@ -17,6 +18,11 @@ from phenokit.readers.annotations import read_annotations
 from phenokit.readers.ieeg import read_ieeg
 from phenokit.recording import SegmentStatus
 from phenokit.simulation.ieeg_files import write_edf
+
+
+def score(source, out, model, **options):
+    """In this process: what worker processes add is tested in test_faults.py."""
+    return score_cohort(source, out, model, workers=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def model(ieeg_model):
 @pytest.fixture(scope="module")
 def scored(ward, tmp_path_factory, model):
     out = tmp_path_factory.mktemp("out")
-    return score_ieeg_path(ward, out, model), out
+    return score(ward, out, model), out
 
 
 def rows_of(out):
@@ -134,15 +140,17 @@ def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same_bytes(
         return read_ieeg(path, root=root)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch, "read_ieeg", stopping)
+        patched.setattr(source_readers, "read_ieeg", stopping)
         with pytest.raises(KeyboardInterrupt):
-            score_ieeg_path(ward, tmp_path, model)
+            score(ward, tmp_path, model)
     assert not (tmp_path / "manifest.json").exists()
     counted = []
     monkeypatch.setattr(
-        batch, "read_ieeg", lambda p, *, root: counted.append(p) or read_ieeg(p, root=root)
+        source_readers,
+        "read_ieeg",
+        lambda p, *, root: counted.append(p) or read_ieeg(p, root=root),
     )
-    assert score_ieeg_path(ward, tmp_path, model) == scored[0]
+    assert score(ward, tmp_path, model) == scored[0]
     assert len(counted) == 5 - stop_at
     assert all_bytes(tmp_path) == all_bytes(scored[1])
 
@@ -152,22 +160,20 @@ def test_a_finished_run_of_other_inputs_is_not_overwritten(
 ):
     path = write_edf(tmp_path / "other.edf", ieeg_array(3, 10.0))
     with pytest.raises(BadInput, match="another plan") as refused:
-        score_ieeg_path(path, scored[1], model)
+        score(path, scored[1], model)
     assert refused.value.code == "E_VERSION"
 
 
-def test_progress_counts_segments_of_each_recording(ward, model, tmp_path):
+@pytest.mark.slow  # a process of its own
+def test_progress_counts_segments_of_each_recording(ward, ieeg_bundle, tmp_path):
     calls = []
-    score_ieeg_path(ward, tmp_path, model, progress=lambda *call: calls.append(call))
-    assert ("recording 1 of 5", 20, 20) in calls
-    assert {stage for stage, _, _ in calls} == {f"recording {k} of 5" for k in (1, 2, 3)}
-
-
-def test_a_single_file_and_a_missing_one(ward):
-    assert find_ieeg_inputs(ward / "short.edf").recordings == (ward / "short.edf",)
-    with pytest.raises(BadInput) as refused:
-        find_ieeg_inputs(ward / "none.edf")
-    assert refused.value.code == "E_MISSING"
+    score_cohort(
+        ward, tmp_path, ieeg_bundle, workers=1, progress=lambda *call: calls.append(call)
+    )
+    stages = {stage for stage, _, _ in calls} - {"scoring", "report"}
+    assert stages <= {f"recording {k} of 5" for k in range(1, 6)}
+    assert calls[-1] == ("report", 1, 1)
+    assert all(done <= of for _, done, of in calls)
 
 
 def test_the_command_takes_the_kind_of_the_model(ward, ieeg_bundle, tmp_path, monkeypatch):
