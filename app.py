@@ -19,6 +19,7 @@ page = st.navigation(
         st.Page("pages/cohort.py", title="Cohort"),
         st.Page("pages/associations.py", title="Associations"),
         st.Page("pages/risk.py", title="Risk"),
+        st.Page("pages/jobs.py", title="Jobs"),
         st.Page("pages/models.py", title="Models"),
     ],
     position="hidden" if visit.closed or place else "top",

@@ -35,11 +35,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phenokit.batch.run_folder import lock_is_held
 from phenokit.errors import OutputBusy
 from phenokit.job_queue import WAIT, join_queue, waiting_jobs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COMMAND = (sys.executable, "-c", "from phenokit.cli import main; main()")
 """`phenokit`, in the Python that this process runs in."""
@@ -262,6 +265,16 @@ def read_log(root: Path, job_id: str) -> str:
 def read_manifest(job: Job) -> dict[str, Any]:
     """What a finished run says of itself; empty where it did not finish."""
     return _read(job.out / "manifest.json")
+
+
+def read_rejected(job: Job) -> "pd.DataFrame":
+    """The recordings that a scoring could not read: which, the codes and why."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(job.out / "errors.parquet", page_checksum_verification=True)
+    rows = table.to_pandas()
+    rows["all_codes"] = [" ".join(codes) for codes in rows["all_codes"]]
+    return rows
 
 
 def _launch(folder: Path, arguments: Sequence[str]) -> None:
