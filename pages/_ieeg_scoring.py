@@ -81,10 +81,10 @@ def _offer(one: Opened, scored: ScoredIEEG | None) -> None:
     if scored is not None and scored.bundle_hash == current:
         return
     words = "Score this recording" if scored is None else "Score with the model of today"
-    start = _audit.logged(
+    begin = _audit.logged(
         _start, "job", record=one.key, bundle_hash=current, detail="start score"
     )
-    st.button(words, type="primary", key="ieeg-score", on_click=start, args=(one, model))
+    st.button(words, type="primary", key="ieeg-score", on_click=begin, args=(one, model))
     st.caption(
         f"{model} reads the whole recording in a process of its own. The tab may be closed "
         "and reopened meanwhile. Research use: the result is not a diagnosis."
@@ -126,8 +126,8 @@ def _look(job_id: str, was_running: bool) -> None:
                 args=(jobs_folder(), job_id),
             )
         elif job.can_resume:
-            resume = _audit.logged(_resume, "job", detail=f"resume {job_id}")
-            st.button("Resume", key="ieeg-resume", on_click=resume, args=(job_id,))
+            again = _audit.logged(_resume, "job", detail=f"resume {job_id}")
+            st.button("Resume", key="ieeg-resume", on_click=again, args=(job_id,))
 
 
 def _resume(job_id: str) -> None:

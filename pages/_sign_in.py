@@ -133,7 +133,8 @@ def read_rules(environment: Mapping[str, str]) -> Rules:
     if mode not in get_args(Mode):
         raise NotSetUp(f"PHENOKIT_SIGNIN is one of {', '.join(get_args(Mode))}.")
     sign_out = environment.get("PHENOKIT_SIGNOUT", "")
-    if sign_out and not sign_out.startswith(("/", "https://")):
+    is_here = sign_out.startswith("/") and not sign_out.startswith(("//", "/\\"))
+    if sign_out and not (is_here or sign_out.startswith("https://")):
         raise NotSetUp("PHENOKIT_SIGNOUT is a path of this host or an https address.")
     return Rules(
         mode=mode,  # pyright: ignore[reportArgumentType]

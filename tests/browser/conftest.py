@@ -1,12 +1,14 @@
 """A real server in its own process, and Debian's Chromium."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +71,56 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_app():
     """For a test that needs a server of its own."""
     return running_app
+
+
+@contextmanager
+def proxy_to(address: str, headers: Mapping[str, str]) -> Iterator[str]:
+    """Address of a reverse proxy that adds headers to every request, and nothing else."""
+    app = ("127.0.0.1", int(address.rpartition(":")[2]))
+    added = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:  # closed: the test is over
+                    return
+                threading.Thread(target=pass_on, args=(client,), daemon=True).start()
+
+        def pass_on(client: socket.socket) -> None:
+            with client, socket.create_connection(app) as upstream:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    if not (more := client.recv(65536)):
+                        return
+                    head += more
+                head, _, body = head.partition(b"\r\n")
+                if b"websocket" not in body.partition(b"\r\n\r\n")[0].lower():
+                    # One request a connection, so that every request gets the headers.
+                    body = re.sub(rb"(?i)connection:[^\r]*", b"Connection: close", body, 1)
+                upstream.sendall(head + b"\r\n" + added + body)
+                back = threading.Thread(target=copy, args=(upstream, client), daemon=True)
+                back.start()
+                copy(client, upstream)
+                back.join()
+
+        def copy(source: socket.socket, target: socket.socket) -> None:
+            try:
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def start_proxy():
+    """`start_proxy(address, headers)`: see `proxy_to`."""
+    return proxy_to
 
 
 @pytest.fixture(scope="session")
