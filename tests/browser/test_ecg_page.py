@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 MM = 96 / 25.4  # px of a nominal screen
 CLEAN, ABSTAINED = "demo04", "demo14"

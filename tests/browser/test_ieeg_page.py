@@ -10,7 +10,7 @@ import pytest
 
 from phenokit.simulation.ieeg_files import write_edf
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SPIKE, BEGIN_OF_GAP, END_OF_GAP = 4.0, 130.0, 150.0
 CANVAS_PIXELS = """(stage, [from, to]) => {
