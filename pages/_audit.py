@@ -70,6 +70,7 @@ def seen(
     before = st.session_state.setdefault(SEEN, {})
     place, now = (_page(), what), (record, bundle_hash, code)
     if before.get(place) != now:
+        _sign_in.may_act()  # something else was asked for: a use, also in a fragment
         detail = f"{what} {code}".strip()
         add(action, record=record, bundle_hash=bundle_hash, detail=detail)
         before[place] = now

@@ -5,7 +5,6 @@ and a way to the samples. An upload is written to a folder of the app under a ra
 so that a job can score it after the tab was closed, and is removed after a day.
 """
 
-import os
 import secrets
 import shutil
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages import _recordings
+from pages import _recordings, _uploads
 from phenokit.errors import BadInput
 from phenokit.readers.annotations import BACKGROUND
 from phenokit.readers.ieeg import IEEG_SUFFIXES, IEEGRecording, is_ieeg_file, read_ieeg
@@ -162,29 +161,21 @@ def _upload() -> _recordings.Entry | None:
         st.session_state["ieeg-uploaded"] = file.file_id
         st.session_state["ieeg-upload-record"] = secrets.token_hex(8)
     record = st.session_state["ieeg-upload-record"]
-    folder = uploads_folder() / record
+    folder = _uploads.own_folder(_uploads.ieeg_folder()) / record
     suffix = Path(file.name).suffix.lower()
     stored = folder / f"recording{suffix if suffix in ONE_FILE else '.edf'}"
     if not stored.is_file():
-        _remove_old(uploads_folder())
+        _remove_old(_uploads.ieeg_folder())
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with stored.open("wb") as target:
             shutil.copyfileobj(file, target)
     return _recordings.Entry(record, "uploaded recording", stored, folder)
 
 
-def uploads_folder() -> Path:
-    """Where uploads lie for a day; the folder need not exist yet."""
-    if named := os.environ.get("PHENOKIT_UPLOADS"):
-        return Path(named).absolute()
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "phenokit" / "uploads"
-
-
 def _remove_old(folder: Path) -> None:
     if not folder.is_dir():
         return
-    for one in folder.iterdir():
+    for one in [*folder.glob(f"{_uploads.PREFIX}*/*"), *folder.iterdir()]:
         if one.is_dir() and time.time() - one.stat().st_mtime > UPLOADS_KEPT:
             shutil.rmtree(one, ignore_errors=True)
 

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from pages import _uploads
 from pages._widgets import Node
 from phenokit.batch.risk import read_fitted
 from phenokit.errors import CODES
@@ -35,7 +36,7 @@ from phenokit.evidence.what_if import (
     ask_what_if,
     spread_patients,
 )
-from phenokit.jobs import Job, JobState, find_job, jobs_folder, list_jobs
+from phenokit.jobs import Job, JobState, find_job, jobs_folder
 from phenokit.report.risk import (
     RiskPanel,
     RiskRun,
@@ -102,7 +103,7 @@ class Analysis:
 def analyses(source: str) -> dict[str, Analysis]:
     """Analyses of a cohort folder, or of uploaded tables where `source` is empty."""
     grouped: dict[tuple[str, ...], dict[str, Job]] = {}
-    for job in list_jobs(jobs_folder()):
+    for job in _uploads.visible_jobs():
         if job.arguments[:1] != ("risk",) or _source_of(job.arguments) != source:
             continue
         of_engine = grouped.setdefault(without_engine(job.arguments), {})
@@ -217,7 +218,7 @@ def acknowledgement(job: Job) -> str:
 
 def keep_upload(data: bytes, ending: str) -> Path:
     """Where an uploaded table lies for the jobs that read it: named by its content."""
-    folder = jobs_folder() / "uploads"
+    folder = _uploads.own_folder(_uploads.table_folder())
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}{ending}"
     if not path.is_file():

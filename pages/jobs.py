@@ -19,6 +19,7 @@ from pages import (
     _recordings,
     _risk_analysis,
     _scoring_form,
+    _uploads,
     _widgets,
 )
 from phenokit.errors import OutputBusy
@@ -27,7 +28,6 @@ from phenokit.jobs import (
     JobState,
     cancel_job,
     jobs_folder,
-    list_jobs,
     read_log,
     read_manifest,
     read_rejected,
@@ -46,7 +46,7 @@ JOB, SAID = "job", "job-said"
 
 def main() -> None:
     st.title("Jobs")
-    jobs = list_jobs(jobs_folder())
+    jobs = _uploads.visible_jobs()
     wanted = st.query_params.get("job")
     if JOB not in st.session_state and wanted is not None:
         st.session_state[JOB] = wanted
@@ -59,7 +59,7 @@ def main() -> None:
 
 def _look(was_live: bool) -> None:
     with _widgets.guard(is_use=False):
-        jobs = list_jobs(jobs_folder())
+        jobs = _uploads.visible_jobs()
         if was_live != any(job.is_live for job in jobs):
             st.rerun()  # the whole page: it looks again only while something runs
         show_jobs(jobs)
