@@ -84,9 +84,12 @@ _Parts = tuple["str | re.Pattern[str]", ...]
 
 
 def _closure(states: Iterable[int], parts: _Parts) -> frozenset[int]:
-    """The positions in a pattern where one may also be: ``**`` may be no folder at all."""
+    """The positions in a pattern where one may also be: ``**`` may be no folder at all.
+
+    But in the end it is a name at least: ``b/**`` is what lies below b.
+    """
     found = set(states)
-    for state in range(len(parts)):
+    for state in range(len(parts) - 1):
         if state in found and parts[state] == "**":
             found.add(state + 1)
     return frozenset(found)
@@ -95,10 +98,10 @@ def _closure(states: Iterable[int], parts: _Parts) -> frozenset[int]:
 def _after(name: str, states: frozenset[int], parts: _Parts) -> frozenset[int]:
     """The positions in a pattern after a name; empty if it does not match."""
     following = set()
-    for state in states:
-        part = parts[state] if state < len(parts) else None
+    for state in states - {len(parts)}:
+        part = parts[state]
         if part == "**":
-            following.add(state)
+            following |= {state, state + 1} if state == len(parts) - 1 else {state}
         elif isinstance(part, re.Pattern) and part.match(name):
             following.add(state + 1)
     return _closure(following, parts)
@@ -121,10 +124,7 @@ def _entries(
         yield Found(below, True), frozenset()  # its row says that it may not be read
         return
     names.sort()
-    if parts == ALL_BELOW:
-        after = dict.fromkeys((name for name, _ in names), states)
-    else:
-        after = {name: _after(name, states, parts) for name, _ in names}
+    after = {name: _after(name, states, parts) for name, _ in names}
     matched = {name for name, _ in names if len(parts) in after[name]}
     role_of = _roles(
         folder,

@@ -1,5 +1,6 @@
 """What a run reads: every kind of source gives the same recordings, a row each."""
 
+import glob
 import gzip
 import json
 import os
@@ -10,15 +11,18 @@ import stat
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from phenokit.batch import source_folders, source_readers, sources
-from phenokit.batch.pack import pack_folder
+from phenokit.batch.pack import pack_folder, pack_ptbxl
 from phenokit.batch.sources import find_records
 from phenokit.errors import BadInput
 from phenokit.preprocessing.contract import InputContract
@@ -26,7 +30,9 @@ from phenokit.readers import archives
 from phenokit.readers.archives import ZipLimits
 from phenokit.readers.ecg import read_ecg
 from phenokit.readers.ieeg import read_ieeg
-from phenokit.recording import LEADS
+from phenokit.readers.ptbxl import read_ptbxl, read_recordings
+from phenokit.readers.tables import Column, read_table
+from phenokit.recording import LEADS, Recording
 from phenokit.simulation.ieeg_files import write_edf
 
 NAMES = ["a", "b/c", "b/d", "b/e/f", "b-1/x", "z"]
@@ -426,6 +432,33 @@ def test_a_pattern_reads_the_files_that_it_matches(ward, listed, pattern, expect
     assert others == ()
 
 
+PARTS = ["**", "*", "?", "a", "b", "[ab]", "[!a]*", "a*", ".*"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """Headers in folders of two levels whose names are those of `PARTS`, or like them."""
+    folder = tmp_path_factory.mktemp("tree")
+    for path in product(["a", "b", "ab", ".a"], repeat=2):
+        for depth in range(3):
+            below = folder.joinpath(*path[:depth])
+            below.mkdir(exist_ok=True)
+            (below / "a.hea").touch()
+    return folder
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=3), st.sampled_from(["**", "*", "a.?ea"]))
+@settings(max_examples=60, deadline=None)
+def test_a_pattern_matches_what_glob_matches(tree, folders, last):
+    pattern = (*folders, last)
+    ours = [found.location for found in source_folders.find_files(tree, "ecg", pattern)]
+    theirs = glob.glob(  # noqa: PTH207 - it knows ** at the end
+        "/".join(pattern), root_dir=tree, recursive=True, include_hidden=True
+    )
+    assert set(ours) == {one for one in theirs if (tree / one).is_file()}
+    assert ours == sorted(set(ours), key=lambda one: one.split("/"))
+
+
 def test_signal_files_that_a_pattern_names_are_read_by_their_headers(ward, listed):
     assert listed(ward / "b" / "*.dat")[0] == {"c.dat": "OK", "d.dat": "OK"}
 
@@ -742,3 +775,67 @@ def test_the_hash_of_a_brainvision_header_covers_the_signal_that_it_names(tmp_pa
         (tmp_path / "in" / name).write_bytes(b"1")
         found.add(digest())
     assert len(found) == 3
+
+
+# --- real data ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real() -> Path:
+    folder = os.environ.get("PHENOKIT_DATA")
+    if not folder:
+        pytest.skip("PHENOKIT_DATA is not set")
+    return Path(folder)
+
+
+@pytest.mark.realdata
+def test_ptbxl_is_read_as_its_own_reader_reads_it(real, tmp_path):
+    folder = real / "ptbxl-500-raw"
+    with find_records(folder, kind="ecg", scratch=tmp_path) as found:
+        assert (found.kind, len(found)) == ("PTB-XL", 500)
+        assert found.plan()["files"] == "filename_lr"  # of 500 Hz there are 100
+        reader: Any = found.reader
+        ours = {int(one.record_id[-8:-3]): one for one in found.records(0, 500)}
+        ptbxl = read_ptbxl(folder)
+        for theirs in read_recordings(ptbxl, sampling_rate=100):
+            assert isinstance(theirs, Recording)
+            record = ours[int(theirs.record_id)]
+            recording = reader.read(record)
+            np.testing.assert_array_equal(recording.signal, theirs.signal)
+            assert (recording.patient_id, recording.sha256) == (
+                theirs.patient_id,
+                reader.sha256(record),
+            )
+
+
+@pytest.mark.realdata
+def test_a_raw_archive_of_ptbxl_scores_as_its_files(real, tmp_path):
+    folder = real / "ptbxl-500-raw"
+    pack_ptbxl(folder, tmp_path / "packed", contract=None, sampling_rate=100)
+    with (
+        find_records(folder, kind="ecg", scratch=tmp_path) as files,
+        find_records(tmp_path / "packed", kind="ecg", scratch=tmp_path) as packed,
+    ):
+        of_file: Any = files.reader
+        of_row: Any = packed.reader
+        records = {int(one.record_id[-8:-3]): one for one in files.records(0, 500)}
+        assert len(packed) == 488  # 12 repeat others
+        for record in packed.records(0, 488):
+            one, other = of_row.read(record), of_file.read(records[int(record.record_id)])
+            np.testing.assert_array_equal(one.signal, other.signal)
+            assert one.patient_id == other.patient_id
+
+
+@pytest.mark.realdata
+def test_hospital_ids_of_mimic_are_the_patients_of_its_ecgs(real, tmp_path):
+    people = read_table(
+        real / "mimic-iv-demo-hosp" / "patients.csv.gz",
+        [Column("subject_id", unique=True)],
+        ignore_others=True,
+    )["subject_id"].tolist()
+    rows = [f"{one},files/p{one[:4]}/p{one}/s1/1" for one in people]
+    (tmp_path / "record_list.csv").write_text("\n".join(["subject_id,path", *rows, ""]))
+    with find_records(tmp_path, kind="ecg", scratch=tmp_path) as found:
+        records = found.records(0, len(found))
+    assert [record.patient_id for record in records] == people
+    assert records[0].record_id == rows[0].partition(",")[2]
