@@ -196,7 +196,7 @@ def _page_of(job: Job) -> tuple[str, str, dict[str, str]] | None:
             where |= {"cohort": keys[0]} if keys else {}
             page, label = "pages/risk.py", "Open on the Risk page →"
         return None if where is None else (page, label, where)
-    if command == ("score",):
+    if command == ("score",) and len(job.arguments) > 1:
         path = Path(job.arguments[1])
         for root in _recordings.folders().values():
             if path.is_file() and path.is_relative_to(root):
