@@ -24,12 +24,12 @@ COPY pages pages
 COPY phenokit phenokit
 COPY deploy/start.py deploy/health.py deploy/
 # Editable: the image is a checkout, with models, pages and settings where they are
-# everywhere else. Byte code is made now, since nothing can be written later.
+# everywhere else. Byte code is made now, since nothing can be written later; pip made that
+# of the packages.
 RUN /opt/phenokit/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable . \
     && /opt/phenokit/bin/python -m pip check \
     && /opt/phenokit/bin/python -m pip uninstall --quiet --yes pip \
-    && /opt/phenokit/bin/python -m compileall -q -j 0 /app/phenokit /app/pages /app/deploy \
-       /opt/phenokit/lib
+    && /opt/phenokit/bin/python -m compileall -q /app/phenokit /app/pages /app/deploy
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from phenokit.doctor import State, model_facts, setting_facts
+from phenokit.doctor import VARIABLES, State, model_facts, setting_facts
 from phenokit.errors import Outcome, PhenoKitError
 from phenokit.networks.checkpoint import bundle_folders
 from phenokit.pipeline import ECGModel, load_model, score_ecg
@@ -18,8 +18,13 @@ from phenokit.readers.ecg import read_ecg
 from phenokit.simulation.demo import write_demo_recordings
 
 APP = Path(__file__).parents[1] / "app.py"
-ALLOWED = {"server.address"}
-"""In a container the app listens on the internal network, where the proxy is."""
+sys.path.insert(0, str(APP.parent))  # where the pages are
+
+from pages._sign_in import NotSetUp, read_rules  # noqa: E402
+
+ALLOWED = {"server.address", VARIABLES["PHENOKIT_SIGNIN"]}
+"""In a container the app listens on the internal network, where the proxy is; how people
+sign in has a sentence of its own."""
 
 
 def main(arguments: list[str]) -> None:
@@ -44,6 +49,15 @@ def what_is_wrong() -> str:
     for fact in setting_facts(os.environ):
         if fact.state is not State.FINE and fact.name not in ALLOWED:
             return f"{fact.name} is {fact.value}: {fact.remedy}"
+    try:
+        rules = read_rules(os.environ)
+    except NotSetUp as error:
+        return str(error)
+    if rules.mode == "none":
+        return (
+            "others may reach the app and nobody has to sign in. Set PHENOKIT_SIGNIN to "
+            "proxy or oidc, or to open where the port is published on this machine alone"
+        )
     for fact in model_facts():
         if fact.state is not State.FINE:
             return f"{fact.name}: {fact.value}"

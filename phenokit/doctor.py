@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from phenokit.audit import audit_folder
 from phenokit.errors import BadInput
 from phenokit.jobs import jobs_folder
 from phenokit.networks.checkpoint import bundle_folders, load_bundle, models_folder
@@ -62,15 +63,17 @@ VARIABLES = {
     "PHENOKIT_REVIEWS": "file of what was reviewed",
     "PHENOKIT_UPLOADS": "uploaded iEEGs",
     "PHENOKIT_CACHE": "extrema that the iEEG page draws from",
+    "PHENOKIT_AUDIT": "audit log",
     "PHENOKIT_SUPPRESS": "smallest group that the app shows",
+    "PHENOKIT_SESSIONS": "sessions of the app at once",
+    "PHENOKIT_SLOTS": "runs of the app at once",
     "PHENOKIT_SIGNIN": "how people sign in to the app",
     "PHENOKIT_USERS": "who may come in",
-    "PHENOKIT_IDLE": "minutes until a user is signed out",
-    "PHENOKIT_PROXYSECRET": "file of the secret that the proxy sends",
+    "PHENOKIT_IDLE": "minutes until somebody is signed out",
+    "PHENOKIT_PROXYSECRET": "secret that the proxy and the app share",
     "PHENOKIT_USERHEADER": "header that names the user",
-    "PHENOKIT_GROUPSHEADER": "header that names the user's groups",
+    "PHENOKIT_GROUPSHEADER": "header that names the groups",
     "PHENOKIT_SIGNOUT": "where the proxy signs people out",
-    "PHENOKIT_AUDIT": "audit log",
     "PHENOKIT_DATA": "real data of the tests",
     "PHENOKIT_SHOTS": "screenshots of the tests",
 }
@@ -380,6 +383,7 @@ def folder_facts() -> Iterator[Fact]:
     yield _written("PHENOKIT_JOBS", jobs_folder())
     yield _written("PHENOKIT_UPLOADS", _state_folder() / "uploads")
     yield _written("PHENOKIT_REVIEWS", reviews_file().parent)
+    yield _written("PHENOKIT_AUDIT", audit_folder())
     yield _written("PHENOKIT_CACHE", extrema_folder().parent)
 
 
@@ -482,6 +486,15 @@ def setting_facts(environment: Mapping[str, str]) -> Iterator[Fact]:
         ""
         if is_local
         else "other machines reach it: a proxy with a login belongs before it",
+    )
+    mode = environment.get("PHENOKIT_SIGNIN") or "none"
+    lets_in = mode == "none" and not is_local
+    yield Fact(
+        "settings",
+        VARIABLES["PHENOKIT_SIGNIN"],
+        mode,
+        State.LOOK if lets_in or mode == "open" else State.FINE,
+        "the app stays closed: set PHENOKIT_SIGNIN to proxy or oidc" if lets_in else "",
     )
     yield from _offline(settings, environment, asks=not (is_local or is_address_named))
 

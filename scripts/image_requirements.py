@@ -28,8 +28,9 @@ def compiled(uv: str) -> list[str]:
     """A block a package: its pin and its hashes."""
     extras = [word for extra in EXTRAS for word in ("--extra", extra)]
     done = subprocess.run(
-        [uv, "pip", "compile", "pyproject.toml", "--constraint", "requirements.lock", *extras,
-         "--python-version", PYTHON, "--python-platform", PLATFORM,
+        [uv, "pip", "compile", "pyproject.toml", *extras,
+         "--constraint", "requirements.lock", "--python-version", PYTHON,
+         "--python-platform", PLATFORM,
          "--generate-hashes", "--no-annotate", "--no-header", "--quiet"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip

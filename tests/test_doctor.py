@@ -83,6 +83,7 @@ def test_doctor_sees_settings_that_the_environment_loosens():
         "server.enableXsrfProtection",
         "server.allowedHosts",
         "server.address",
+        VARIABLES["PHENOKIT_SIGNIN"],  # nobody would have to sign in
         "browser.gatherUsageStats",
         "usage statistics of the app",
         ADDRESS,  # Streamlit would ask an outside service for it
