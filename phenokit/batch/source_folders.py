@@ -115,7 +115,7 @@ def _entries(
     prefix = f"{below}/" if below else ""
     try:
         with os.scandir(folder) as entries:
-            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            names = [(entry.name, _is_folder(entry)) for entry in entries]
     except OSError:
         if not below:
             raise BadInput(
@@ -141,6 +141,13 @@ def _entries(
             role = "recording" if is_folder else role_of(name)
             if role != "signal":
                 yield Found(prefix + name, role == "recording"), frozenset()
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # a disk that fails for one name leaves the others
+        return False
 
 
 _Role = Literal["recording", "signal", "other"]

@@ -35,6 +35,8 @@ _PTBXL = (
 )
 _MIMIC = (Column("subject_id"), Column("path"))
 _START_BYTES = 1 << 16
+_MAX_ROWS = 10_000_000
+"""Of a Parquet file, in which a row may take no byte at all."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Listing:
 
 
 def column_names(path: Path) -> tuple[str, ...]:
-    """The first row of a file as column names, whatever separates them; none if binary."""
+    """Names of the columns in the first row of a file, without units; none if binary."""
     try:
         start = read_start(path, _START_BYTES)
     except BadInput:
@@ -66,7 +68,7 @@ def column_names(path: Path) -> tuple[str, ...]:
     if b"\0" in line:
         return ()
     names = re.split("[,;\t|]", line.decode("utf-8", "replace"))
-    return tuple(name.strip('"') for name in names)
+    return tuple(re.split(r"[\[(]", name.strip('"'))[0].strip() for name in names)
 
 
 def read_manifest(path: Path) -> Listing:
@@ -147,6 +149,8 @@ def _read_parquet(path: Path, what: str) -> pd.DataFrame:
     data = read_bytes(path, what=what)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
+        if file.metadata.num_rows > _MAX_ROWS:
+            raise BadInput("E_TOO_LARGE", f"The {what} has more than {_MAX_ROWS} rows.")
         names = match_header(file.schema_arrow.names, _MANIFEST, what=what)
         table = file.read(columns=list(names))
         columns = {name: _texts(table[name], name, what) for name in names}

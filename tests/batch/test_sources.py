@@ -513,7 +513,7 @@ def test_a_path_of_a_list_that_leads_elsewhere_is_a_row(ward, tmp_path, listed, 
         ("path\n", "E_EMPTY"),
         ("path,patient_id\n,1\n", "E_RANGE"),
         ("path\na\0.hea\n", "E_ENCODING"),
-        ("path,V1,V2\na.hea,1,2\n", "E_FORMAT"),
+        ("path,V1 [uV]\na.hea,1\n", "E_FORMAT"),
     ],
 )
 def test_a_list_that_could_lose_a_row_is_refused_whole(ward, tmp_path, text, code):

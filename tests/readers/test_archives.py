@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from phenokit.errors import BadInput
 from phenokit.readers import archives
-from phenokit.readers.archives import parse_zip, read_zip, unpack_gzip
+from phenokit.readers.archives import parse_zip, read_zip, unpack_gzip, unpack_zip
 
 
 def packed(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
@@ -136,6 +136,35 @@ def test_a_damaged_archive_raises_nothing_but_bad_input(position, value, cut):
     except BadInput:
         return
     assert set(members.values()) <= {b"header " * 9, bytes(range(64))}
+
+
+LIMITS = archives.ZipLimits(1 << 20, 1 << 20, 1 << 20, 100)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.integers(0, 60))
+@settings(max_examples=200, deadline=None)
+def test_unpack_zip_writes_what_parse_zip_gives_or_refuses_with_its_code(
+    tmp_path_factory, position, value, cut
+):
+    folder = tmp_path_factory.mktemp("in") / "out"
+    folder.mkdir()
+    data = bytearray(GOOD)
+    data[position] = value
+    (folder.parent / "a.zip").write_bytes(data[: len(data) - cut])
+    try:
+        expected: object = parse_zip(bytes(data[: len(data) - cut]))
+    except BadInput as error:
+        expected = error.code
+    try:
+        unpack_zip(folder.parent / "a.zip", folder, limits=LIMITS)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        found: object = {
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in files
+        }
+    except BadInput as error:
+        found = error.code
+    assert found == expected
+    assert isinstance(found, dict) or not list(folder.iterdir())
 
 
 def test_unpack_gzip_joins_members_and_leaves_other_bytes_alone():
