@@ -35,15 +35,18 @@ def job_list(jobs: Sequence[Job], *, selected: str) -> Node:
     """Each job a button that opens it: what it is, how far it is, when it was asked for."""
     rows: list[Node] = []
     for job in jobs:
-        full = 1.0 if job.state is JobState.FINISHED else _job_progress.share(job)
+        bar: list[Node] = []
+        if job.is_live:
+            share = f"{100 * _job_progress.share(job):.1f}%"
+            bar.append(["span", {"class": "scale", "aria-hidden": "true"},
+                ["span", {"class": "fill", "--share": share}]])  # fmt: skip
         rows.append(["li", {}, [
             "button",
             {"type": "button", "data-choose": job.job_id,
              "aria-pressed": str(job.job_id == selected).lower()},
             ["span", {"class": "name"}, job.title or kind(job)],
             ["span", {"class": "state"}, state_words(job)],
-            ["span", {"class": "scale", "aria-hidden": "true"},
-                ["span", {"class": "fill", "--share": f"{100 * full:.1f}%"}]],
+            *bar,
             ["span", {"class": "muted"}, f"{kind(job)}, {_job_progress.asked(job)}"],
         ]])  # fmt: skip
     return ["ul", {"class": "jobs", "aria-label": "Jobs, the latest first"}, *rows]

@@ -122,12 +122,12 @@ def show_job(job: Job) -> None:
     _job_progress.show(job, key="state")
     if (meaning := _job_panels.what_happened(job)) is not None:
         _widgets.show([meaning], key="meaning")
-    show_actions(job)
-    manifest = read_manifest(job)
     if job.state is JobState.FINISHED:
+        manifest = read_manifest(job)
         found = _job_panels.outcomes(manifest)
         _widgets.show([*found, _job_panels.provenance(manifest)], key="found")
         show_files(job)
+    show_actions(job)
     with st.expander("Command: runs or resumes this job by hand"):
         st.code(_job_panels.command(job), language=None, wrap_lines=True)
     with st.expander("Log"):
