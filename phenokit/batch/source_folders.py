@@ -49,7 +49,11 @@ class Found:
 
 
 def find_files(
-    root: Path, kind: Kind, pattern: tuple[str, ...] = ALL_BELOW
+    root: Path,
+    kind: Kind,
+    pattern: tuple[str, ...] = ALL_BELOW,
+    *,
+    leave_out: Path | None = None,
 ) -> Iterator[Found]:
     """What lies below a folder, sorted by the parts of the path.
 
@@ -60,6 +64,8 @@ def find_files(
     pattern
         Parts of a pattern: ``*`` and ``?`` and ``[...]`` within a name, and ``**`` for any
         number of folders. Files that it does not match are not looked at.
+    leave_out
+        A folder that is not looked into; it need not be there.
 
     Raises
     ------
@@ -67,16 +73,28 @@ def find_files(
         ``E_MISSING`` if the folder itself may not be read.
     """
     parts = tuple(part if part == "**" else re.compile(translate(part)) for part in pattern)
+    left_out = _identity(leave_out)
     start = _closure({0}, parts)
     waiting = [_entries(root, "", start, parts, kind)]
     while waiting:
         for found, states in waiting[-1]:
             if states:
+                if left_out is not None and left_out == _identity(root / found.location):
+                    continue
                 waiting.append(_entries(root, found.location, states, parts, kind))
                 break
             yield found
         else:
             waiting.pop()
+
+
+def _identity(folder: Path | None) -> tuple[int, int] | None:
+    """What tells a folder from others, however it is named; ``None`` if it is not there."""
+    try:
+        status = folder.stat() if folder is not None else None
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status is not None else None
 
 
 _Parts = tuple["str | re.Pattern[str]", ...]

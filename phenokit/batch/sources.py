@@ -80,7 +80,12 @@ class RecordSource(Protocol):
 
 @contextmanager
 def find_records(
-    source: str | Path, *, kind: Kind, scratch: Path, root: Path | None = None
+    source: str | Path,
+    *,
+    kind: Kind,
+    scratch: Path,
+    root: Path | None = None,
+    leave_out: Path | None = None,
 ) -> Iterator[RecordSource]:
     """List the records of a source; no signal is read.
 
@@ -96,6 +101,9 @@ def find_records(
         removed in the end.
     root
         Of a manifest: where its paths begin, if not in its own folder.
+    leave_out
+        A folder that is not looked into, should it lie in `source`: that of the output,
+        so that a second run finds what the first one found. It need not be there.
 
     Yields
     ------
@@ -110,51 +118,61 @@ def find_records(
         that is refused whole.
     """
     with ExitStack() as stack:
-        found = _find(Path(source), kind, scratch, stack, root)
+        asked = _Asked(kind, scratch, root, leave_out, stack)
+        found = _find(Path(source), asked)
         if root is not None and found.kind != "manifest":
             raise BadInput("E_PATH", "A root is for a manifest; the source is none.")
         yield found
 
 
-def _find(
-    path: Path, kind: Kind, scratch: Path, stack: ExitStack, root: Path | None
-) -> "_Listed":
-    """What the path is decides; what is unpacked goes when `stack` is closed."""
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of `find_records`; what is unpacked goes when `stack` is closed."""
+
+    kind: Kind
+    scratch: Path
+    root: Path | None
+    leave_out: Path | None
+    stack: ExitStack
+
+
+def _find(path: Path, asked: _Asked) -> "_Listed":
+    """What the path is decides."""
     if ":/" in os.fspath(path) and not _exists(path):
         raise BadInput("E_PATH", "The source is a URL; only local files are read.")
-    if WILD.search(os.fspath(path)) and _is_pattern(path, kind):
-        return _pattern(path, kind)
+    if WILD.search(os.fspath(path)) and _is_pattern(path, asked):
+        return _pattern(path, asked)
     if not _exists(path):
         raise BadInput("E_MISSING", f"there is no file or folder {path.name}")
     if path.is_dir():
-        if kind == "ieeg":
-            return _single(path, kind) if is_ieeg_file(path) else _folder(path, kind)
-        return _LAYOUTS[_layout(path)](path)
-    return _file(path, kind, scratch, stack, root)
+        if asked.kind == "ieeg":
+            is_one = is_ieeg_file(path)
+            return _single(path, asked) if is_one else _below(path, asked, "folder")
+        layout = _layout(path)
+        return _LAYOUTS[layout](path) if layout else _below(path, asked, "folder")
+    return _file(path, asked)
 
 
-def _file(
-    path: Path, kind: Kind, scratch: Path, stack: ExitStack, root: Path | None
-) -> "_Listed":
+def _file(path: Path, asked: _Asked) -> "_Listed":
     """A zip, a manifest, or one recording, as the first bytes say."""
     try:
         start = read_start(path, 4)
     except BadInput:
-        return _single(path, kind)  # its row says why
-    if start in _ZIP and not (kind == "ieeg" and is_ieeg_file(path)):
-        return _zip(path, kind, stack.enter_context(_private(scratch)))
+        return _single(path, asked)  # its row says why
+    if start in _ZIP and not (asked.kind == "ieeg" and is_ieeg_file(path)):
+        return _zip(path, asked)
     is_packed = start.startswith(b"\x1f\x8b") and path.name.lower().endswith(".csv.gz")
     if start == b"PAR1" or is_packed:
-        return _manifest(path, kind, root)
+        return _manifest(path, asked)
     if "path" not in (names := column_names(path)):
-        return _single(path, kind)
+        return _single(path, asked)
     if any(standard_lead(name) for name in names):
         raise BadInput(
             "E_FORMAT",
             "The table could be a manifest (it has a column path) or an ECG (it has one "
             "named as a lead); rename the one that is not meant.",
         )
-    return _manifest(path, kind, root)
+    return _manifest(path, asked)
 
 
 _ZIP = (b"PK\3\4", b"PK\5\6")
@@ -163,35 +181,33 @@ _ZIP = (b"PK\3\4", b"PK\5\6")
 # --- files that are there -----------------------------------------------------------------
 
 
-def _single(path: Path, kind: Kind) -> "_Listed":
-    return _Listed("file", _reader(path.parent, kind), _names([os.fsencode(path.name)]))
+def _single(path: Path, asked: _Asked) -> "_Listed":
+    name = os.fsencode(path.name)
+    return _Listed("file", _reader(path.parent, asked.kind), _names([name]))
 
 
-def _folder(path: Path, kind: Kind = "ecg") -> "_Listed":
-    return _below(path, kind, "folder")
-
-
-def _zip(path: Path, kind: Kind, folder: Path) -> "_Listed":
+def _zip(path: Path, asked: _Asked) -> "_Listed":
+    folder = asked.stack.enter_context(_private(asked.scratch))
     unpack_zip(path, folder, limits=ZIP_LIMITS)
-    return _below(folder, kind, "zip")
+    return _below(folder, asked, "zip")
 
 
-def _pattern(path: Path, kind: Kind) -> "_Listed":
+def _pattern(path: Path, asked: _Asked) -> "_Listed":
     root, pattern = _split(path)
     if root.is_dir():
-        found = _below(root, kind, "pattern", pattern)
+        found = _below(root, asked, "pattern", pattern)
         if len(found) or found.others:
             return found
     raise BadInput("E_MISSING", "No file matches the pattern.")
 
 
-def _is_pattern(path: Path, kind: Kind) -> bool:
+def _is_pattern(path: Path, asked: _Asked) -> bool:
     """Whether it is a pattern: there may be a file of that very name."""
     if not _exists(path):
         return True
     root, pattern = _split(path)
-    matches = (root / found.location for found in find_files(root, kind, pattern))
-    if any(match != path for match in matches):
+    matches = find_files(root, asked.kind, pattern, leave_out=asked.leave_out)
+    if any(root / match.location != path for match in matches):
         raise BadInput(
             "E_FORMAT",
             "There is a file or folder of this name, and as a pattern the name matches "
@@ -210,19 +226,19 @@ def _split(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _below(
-    root: Path, kind: Kind, source: str, pattern: tuple[str, ...] = ALL_BELOW
+    root: Path, asked: _Asked, source: str, pattern: tuple[str, ...] = ALL_BELOW
 ) -> "_Listed":
     others: list[str] = []
 
     def recordings() -> Iterator[bytes]:
-        for found in find_files(root, kind, pattern):
+        for found in find_files(root, asked.kind, pattern, leave_out=asked.leave_out):
             if found.is_recording:
                 yield os.fsencode(found.location)
             else:
                 others.append(_as_text(os.fsencode(found.location)))
 
     names = _names(recordings())
-    return _Listed(source, _reader(root, kind), names, others=tuple(others))
+    return _Listed(source, _reader(root, asked.kind), names, others=tuple(others))
 
 
 @contextmanager
@@ -242,10 +258,11 @@ def _private(scratch: Path) -> Iterator[Path]:
 # --- what a table or an archive lists -----------------------------------------------------
 
 
-def _manifest(path: Path, kind: Kind, root: Path | None) -> "_Listed":
-    if root is not None and not root.is_dir():
+def _manifest(path: Path, asked: _Asked) -> "_Listed":
+    root = path.parent if asked.root is None else asked.root
+    if not root.is_dir():
         raise BadInput("E_MISSING", "There is no folder that is given as root.")
-    return _listed("manifest", read_manifest(path), root or path.parent, kind)
+    return _listed("manifest", read_manifest(path), root, asked.kind)
 
 
 def _ptbxl(folder: Path) -> "_Listed":
@@ -301,7 +318,6 @@ def _packed(folder: Path) -> "_Listed":
 
 
 _LAYOUTS: dict[str, Callable[[Path], "_Listed"]] = {
-    "": _folder,
     "signal.int16": _packed,
     PTBXL_TABLE: _ptbxl,
     MIMIC_TABLE: _mimic,
@@ -311,7 +327,7 @@ _LAYOUTS: dict[str, Callable[[Path], "_Listed"]] = {
 
 def _layout(folder: Path) -> str:
     """The file that tells what a folder of ECGs is; empty if there is none."""
-    found = [name for name in _LAYOUTS if name and os.path.lexists(folder / name)]
+    found = [name for name in _LAYOUTS if os.path.lexists(folder / name)]
     if len(found) > 1:
         raise BadInput(
             "E_FORMAT",

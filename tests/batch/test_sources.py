@@ -308,6 +308,16 @@ def test_the_order_is_that_of_the_names_whatever_the_file_system_says(
     assert (list(codes.items()), others) == (list(expected[0].items()), expected[1])
 
 
+def test_the_output_within_the_source_is_left_out_however_it_is_named(ward, listed):
+    shutil.copytree(ward / "b", ward / "out")
+    (ward / "link").symlink_to(ward / "out")
+    expected = listed(ward, leave_out=ward / "b" / ".." / "link")
+    assert [path for path in expected[0] if path.startswith("out")] == []
+    assert len(expected[0]) == 7  # and the link
+    shutil.rmtree(ward / "out")
+    assert listed(ward, leave_out=ward / "out") == expected
+
+
 def test_no_file_of_a_usual_folder_is_opened_to_list_it(ward, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", lambda *_, **__: pytest.fail("opened"))
