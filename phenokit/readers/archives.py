@@ -207,6 +207,8 @@ def _check_directory_size(file: OpenFile, limits: ZipLimits) -> None:
         end = file.read(56, start=start) if 0 <= start < file.size else b""
         if end.startswith(_DIRECTORY_END_64):
             size = max(size % 0xFFFFFFFF, int.from_bytes(end[40:48], "little"))
+    if size > file.size:
+        raise BadInput("E_FORMAT", "The archive is damaged.")
     if size > limits.n_members * _MAX_DIRECTORY_ENTRY:
         raise BadInput(
             "E_ZIP_RATIO",

@@ -138,7 +138,7 @@ def test_a_damaged_archive_raises_nothing_but_bad_input(position, value, cut):
     assert set(members.values()) <= {b"header " * 9, bytes(range(64))}
 
 
-LIMITS = archives.ZipLimits(1 << 20, 1 << 20, 1 << 20, 100)
+LIMITS = archives.ZipLimits(1 << 20, 1 << 20, 1 << 20, 10_000)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.integers(0, 60))
