@@ -293,7 +293,8 @@ def show_result(
     return explanation
 
 
-@st.cache_data(scope="session", ttl="30m", max_entries=8, show_spinner=False)
+# Not `cache_data`: that pickles thousands of matches, and unpickles them in every run.
+@st.cache_resource(scope="session", ttl="30m", max_entries=2, show_spinner=False)
 def _explained(
     _recording: Recording,
     record: str,
