@@ -165,9 +165,13 @@ def _blame() -> Again:
             return part if outside[index] < DEATHS_OUTSIDE else None
         is_known = run.end == "overran" or (part.careful and where <= part.suspects)
         if len(where) == 1 and is_known:
+            (i,) = where
+            if i in part.unhashed:
+                return None
+            if i in part.faults:
+                return replace(part, unhashed=part.unhashed | where)
             code = "E_TIMEOUT" if run.end == "overran" else "E_WORKER"
-            faults = {**part.faults, min(where): code}
-            return replace(part, careful=True, faults=faults)
+            return replace(part, careful=True, faults={**part.faults, i: code})
         return replace(part, careful=True, suspects=part.suspects | where)
 
     return again

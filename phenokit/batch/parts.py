@@ -175,9 +175,7 @@ class _Sparing:
         return "" if record in self.unhashed else self.reader.sha256(record)
 
 
-def _hashed_again(
-    reader: "Reader", part: Part, unhashed: Sequence[int]
-) -> Iterator[str]:
+def _hashed_again(reader: "Reader", part: Part, unhashed: Sequence[int]) -> Iterator[str]:
     """Hash of each recording of a part that is done."""
     for i, record in enumerate(part.records):
         mark(2 * i + 1)

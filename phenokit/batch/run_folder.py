@@ -26,11 +26,12 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -229,8 +230,12 @@ class RunFolder:
         # Not forced to the disk: after a power cut nobody needs it.
         path = self.path / self._progress_name
         temporary = _temporary(path)
-        temporary.write_bytes(_json(report))
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(_json(report))
+            temporary.replace(path)
+        except OSError:  # the result is not to fail for it, nor the reason of a failure go
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _seconds_left(self) -> float | None:
         """At the speed of this stage so far; None before its first step."""
@@ -482,7 +487,7 @@ def _settle_plan(out: Path, plan: Mapping[str, Any], command: str) -> str:
     # Through JSON and back, so that a tuple equals the list that was read.
     whole = json.loads(json.dumps(whole))
     plan_hash = plan_hash_of(whole)
-    old = _read_json(out / "plan.json")
+    old = _read_plan(out / "plan.json")
     if old is None:
         if (out / "manifest.json").exists() or any(out.glob("part-*")):
             raise BadInput(
@@ -566,7 +571,8 @@ def _reached(point: str) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Not by the process id alone: two containers that share a folder may have the same.
+    return path.with_name(f"{path.name}.{os.getpid()}{secrets.randbits(60):019d}.tmp")
 
 
 def _receipt(part: Path) -> Path:
@@ -603,8 +609,16 @@ def _sentence(error: BaseException) -> str:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """None if the file is absent or was not written by a run."""
     try:
+        return _read_plan(path)
+    except OSError:
+        return None
+
+
+def _read_plan(path: Path) -> dict[str, Any] | None:
+    """As `_read_json`; but a plan that is there and cannot be read is an `OSError`."""
+    try:
         read = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     return read if isinstance(read, dict) else None
 

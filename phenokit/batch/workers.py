@@ -27,6 +27,9 @@ from typing import Any, Literal
 STARTUP_LIMIT = 600.0
 """Seconds a worker may take to import what it needs."""
 
+FAILED_STARTS = 3
+"""Workers in a row that end before they are ready, after which no more are started."""
+
 SECONDS_BETWEEN_LOOKS = 0.25
 """How often the marks of the workers are read."""
 
@@ -142,6 +145,7 @@ class Crew:
         self._start = partial(_Worker, function, warm_up, memory_limit)
         self._size = workers
         self._crew: list[_Worker] = []
+        self._n_failed_starts = 0
 
     def __enter__(self) -> "Crew":
         return self
@@ -198,12 +202,16 @@ class Crew:
             for worker in _next_events(crew):
                 index, run = worker.collect()
                 if run is None:
+                    self._n_failed_starts = 0
                     continue
                 if run.end in ("died", "overran"):
                     worker.stop()
                     crew.remove(worker)
                     if index is None:
-                        raise RuntimeError("a worker process cannot be started")
+                        self._n_failed_starts += 1
+                        if self._n_failed_starts == FAILED_STARTS:
+                            raise RuntimeError("a worker process cannot be started")
+                        continue
                     other = again(index, taken[index], run)
                     if other is not None:
                         taken[index] = other
