@@ -879,13 +879,17 @@ def pack(
         Path | None, typer.Option(help="CSV with record_id, patient_id, split, labels.")
     ] = None,
     z_score: Annotated[bool, typer.Option(help="Scale each lead to unit variance.")] = True,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Neither filter nor scale: for phenokit score.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "",
 ) -> None:
-    """Pack ECGs into one archive that training, projection and evaluation read."""
+    """Pack ECGs into one archive that training, projection, evaluation or scoring reads."""
     from phenokit.batch.pack import pack_folder, pack_ptbxl, read_labels
     from phenokit.preprocessing.contract import InputContract
 
-    contract = InputContract(normalisation="z_score" if z_score else "none")
+    prepared = InputContract(normalisation="z_score" if z_score else "none")
+    contract = None if raw else prepared
     with _progress_bar("packing") as show:
         if (source / "ptbxl_database.csv").is_file():
             packing = pack_ptbxl(source, out, contract=contract, progress=show)

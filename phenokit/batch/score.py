@@ -135,8 +135,9 @@ def score_cohort(
         ``"local"``: processes of this machine; ``"ray"``: those of a Ray cluster, which
         all see `source` and `out` under the same paths.
     workers
-        Processes; ``None``: one a processor. 0: this process does all, and a recording
-        that crashes a library ends it. The number changes no byte.
+        Processes; ``None``: one a processor, of a cluster all but one. 0: this process
+        does all, and a recording that crashes a library ends it. The number changes no
+        byte.
     shard
         Do only this share of the parts; other processes do the others. Whoever finds all
         parts done finishes the run.
@@ -164,14 +165,16 @@ def score_cohort(
     known = _settle(model, device, inference)
     with (
         _scratch(out) as scratch,
-        find_records(source, kind=known.kind, scratch=scratch) as records,
+        find_records(
+            source, kind=known.kind, scratch=scratch, leave_out=out
+        ) as records,
     ):
         run = _Run(
             source=records,
             rows=rows if rows is not None and known.kind == "ecg" else ROWS[known.kind],
             model=known,
             engine=engine,
-            workers=_n_workers(known.device) if workers is None else workers,
+            workers=_n_workers(engine) if workers is None else workers,
             time_limit=time_limit,
             coverage_rule=coverage_rule,
             progress=progress,
@@ -385,7 +388,10 @@ def _torch() -> str:
     return f"torch {version('torch')}"
 
 
-def _n_workers(device: str) -> int:
+def _n_workers(engine: Engine) -> int:
+    """One a processor; of a cluster, 0: it knows how many processors it has."""
+    if engine == "ray":
+        return 0
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(n or 1, 1)
 
