@@ -25,7 +25,7 @@ SOURCES = [
     )
     for path in sorted(ROOT.glob(pattern))
 ]
-VARIABLE = re.compile(r"PHENOKIT_[A-Z]+")
+VARIABLE = re.compile(r"PHENOKIT_[A-Z]+(?:_[A-Z]+)*")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
