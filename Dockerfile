@@ -22,7 +22,7 @@ COPY .streamlit .streamlit
 COPY models models
 COPY pages pages
 COPY phenokit phenokit
-COPY deploy/start.py deploy/health.py deploy/
+COPY deploy/start.py deploy/health.py deploy/sbom.cdx.jso[n] deploy/
 # Editable: the image is a checkout, with models, pages and settings where they are
 # everywhere else. Byte code is made now, since nothing can be written later; pip made that
 # of the packages.

@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
-.PHONY: help demo test lint install lock clean
+.PHONY: help demo test lint install lock image-requirements sbom image clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -51,6 +51,24 @@ lock:
 	{ sed -n '/^#/p' requirements.lock; build/lock/bin/python -m pip freeze --exclude phenokit | sed -n 's/^\([A-Za-z0-9._-]*\)==\([^+ ]*\).*/\1==\2/p'; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 	rm -rf build/lock
+
+build/tools/.installed:
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip --disable-pip-version-check install --quiet uv cyclonedx-bom
+	@touch $@
+
+# make image-requirements  write the hashed requirements of the image anew
+image-requirements: build/tools/.installed
+	build/tools/bin/python scripts/image_requirements.py build/tools/bin/uv
+
+# make sbom    list what the image is made of: deploy/sbom.cdx.json (CycloneDX)
+sbom: build/tools/.installed
+	cat deploy/requirements.txt deploy/requirements-torch.txt > build/image-requirements.txt
+	build/tools/bin/cyclonedx-py requirements build/image-requirements.txt --pyproject pyproject.toml --output-reproducible --output-file deploy/sbom.cdx.json
+
+# make image   build the image; TORCH_INDEX_URL names an index of CPU wheels, else it has CUDA
+image: sbom
+	docker build --build-arg TORCH_INDEX_URL="$(TORCH_INDEX_URL)" --build-arg TORCH_SHA256="$(TORCH_SHA256)" --build-arg REVISION="$$(git rev-parse HEAD)" --tag phenokit:0.1.0 .
 
 # make clean   remove what can be made again
 clean:
