@@ -17,7 +17,8 @@ The first two terms need (TC)(T + C) numbers and are computed once (`_Parts`). T
 differ in how they get from there to the output without holding (TC)^2 logits:
 
     dense   the formula; holds all logits; the law that the others are tested against
-    chunk   one segment's queries at a time; backward computes each block again
+    chunk   a block of queries at a time; backward computes each block again, unless all of
+            them are small
     sdpa    plain scaled-dot-product attention: the first two terms become further entries
             of query and key
     flex    PyTorch's FlexAttention, for GPUs; not run on a GPU yet
@@ -29,6 +30,7 @@ segments and whole channels of keys) and drawn by the caller, so that all backen
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -45,12 +47,13 @@ MEMORY_LIMIT = 16 << 20
 _LIVE_COPIES = 3
 """Arrays of a block's size that backward holds: probabilities, their gradient, one more."""
 
-_DENSE_BYTES = 2 << 20
-_DENSE_BYTES_WITH_GRADIENTS = 8 << 20
-"""Below these sizes of all logits, the blocks of `chunk` cost more than they save."""
+_BLOCK = 2 << 20
+_ROWS = 128
+"""Bytes of logits and rows of a block on a CPU, where they are not capped lower: what
+its cache holds, and enough for a matrix product. One segment's queries may be more."""
 
-_FEW_CHANNELS, _TIMES_LARGER = 16, 8
-"""Blocks of a segment with fewer channels are small, and pay from a larger size on."""
+_FEW_CHANNELS = 16
+"""From here on the channels are enough to be the last axis of an array."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,9 @@ class _Sight:
 
     spans: tuple[tuple[int, int], ...]
     """First and one past the last segment of keys, by segment of queries."""
-    near: Bool[Tensor, "#batch query time"]
-    """On the CPU, since it decides what is multiplied; masked keys aside."""
+    edges: tuple[tuple[int, ...], ...]
+    """First segment of keys whose content is seen, by item (or one for all) and segment
+    of queries."""
     key_mask: Bool[Tensor, "batch token"] | None
     n_channels: int
 
@@ -101,27 +105,18 @@ class _Sight:
         first, stop = self.spans[step]
         return slice(first * self.n_channels, stop * self.n_channels)
 
-    def binds(self, step: int) -> bool:
-        """Whether the window takes the content of a key that this segment sees."""
-        first, stop = self.spans[step]
-        return not bool(self.near[:, step, first:stop].all())
+    def binds(self) -> bool:
+        """Whether the window takes the content of a key that some segment sees."""
+        starts = tuple(first for first, _ in self.spans)
+        return any(edges != starts for edges in self.edges)
 
-    def near_tokens(
-        self, step: int, device: torch.device
-    ) -> Bool[Tensor, "#batch 1 token 1"]:
-        """Whose content a segment of queries sees."""
-        first, stop = self.spans[step]
-        near = self.near[:, step, first:stop].repeat_interleave(self.n_channels, 1)
-        return rearrange(near.to(device), "batch token -> batch 1 token 1")
+    def near(self, device: torch.device) -> Bool[Tensor, "#batch query time"]:
+        """Whose content is seen, of all segments."""
+        return _near(self.edges, 0, self.spans[-1][1], device)
 
-    def near_keys(
-        self, step: int, key: Float[Tensor, "batch kv_head all_tokens feature"]
-    ) -> Float[Tensor, "batch kv_head token feature"]:
-        """Keys that a segment of queries sees, those outside the window set to 0."""
-        k = key[:, :, self.tokens(step)]
-        return (
-            torch.where(self.near_tokens(step, k.device), k, 0) if self.binds(step) else k
-        )
+    def unseen(self, device: torch.device) -> Bool[Tensor, "query time"]:
+        """What is not seen at all, of all segments."""
+        return _unseen(self.spans, 0, self.spans[-1][1], device)
 
     def hidden(self, tokens: slice) -> Bool[Tensor, "batch 1 1 token"] | None:
         """Which of these keys are masked."""
@@ -133,7 +128,52 @@ class _Sight:
         """Of one item of the batch."""
         one = slice(i, i + 1)
         mask = None if self.key_mask is None else self.key_mask[one]
-        return _Sight(self.spans, self.near[one], mask, self.n_channels)
+        return _Sight(self.spans, self.edges[one], mask, self.n_channels)
+
+
+@lru_cache(maxsize=64)
+def _spans(
+    horizon: int | None, n_queries: int, n_times: int
+) -> tuple[tuple[int, int], ...]:
+    """`_Sight.spans`."""
+    horizon = n_times if horizon is None else horizon
+    steps = range(n_times - n_queries, n_times)
+    return tuple((max(0, step - horizon + 1), step + 1) for step in steps)
+
+
+@lru_cache(maxsize=256)
+def _edges(
+    rule: AttentionRule, spans: tuple[tuple[int, int], ...], length: int
+) -> tuple[int, ...]:
+    """`_Sight.edges` of an item of so many segments."""
+    edges = []
+    for first, stop in spans:
+        edge = max(first, stop - 1 - rule.window)
+        if rule.exempt_last and stop == length:
+            edge = first
+        edges.append(edge if rule.content else stop)
+    return tuple(edges)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # kept, and used where gradients are wanted
+def _near(
+    edges: tuple[tuple[int, ...], ...], first: int, stop: int, device: torch.device
+) -> Bool[Tensor, "#batch query time"]:
+    """Of which of these segments of keys the content is seen."""
+    time = torch.arange(first, stop, device=device)
+    return time >= torch.tensor(edges, device=device)[..., None]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def _unseen(
+    spans: tuple[tuple[int, int], ...], first: int, stop: int, device: torch.device
+) -> Bool[Tensor, "query time"]:
+    """Which of these segments of keys are not seen."""
+    time = torch.arange(first, stop, device=device)
+    starts, stops = torch.tensor(spans, device=device)[..., None].unbind(1)
+    return (time < starts) | (time >= stops)
 
 
 class _Parts(NamedTuple):
@@ -144,8 +184,8 @@ class _Parts(NamedTuple):
     """
 
     query: Float[Tensor, "batch kv_head query row feature"]
-    key: Float[Tensor, "batch kv_head token feature"]
-    value: Float[Tensor, "batch kv_head token feature"]
+    key: Float[Tensor, "batch kv_head time channel feature"]
+    value: Float[Tensor, "batch kv_head time channel feature"]
     time: Float[Tensor, "batch kv_head query row time"]
     channel: Float[Tensor, "batch kv_head query row channel"]
 
@@ -192,9 +232,11 @@ def mvpa(
     keep_time, keep_chan
         Structured dropout as `draw_keep` draws it: factors of the values.
     backend
-        ``"auto"`` takes what `choose_backend` says.
+        ``"auto"`` is ``"chunk"``: no other is faster by much at any size, and it needs
+        nothing but matrix products.
     memory_limit
         Bytes of logits that ``"chunk"`` may hold at a time; its least block is one query.
+        A quarter of it may stay until backward.
 
     Returns
     -------
@@ -210,18 +252,10 @@ def mvpa(
     parts, sight = _prepare(
         q, k, v, R, S, bias, rule, key_mask, n_seg, n_ch, channel_pos, keep_time, keep_chan
     )
-    if backend == "auto":
-        backend = choose_backend(
-            q.device.type,
-            (q.shape[0], q.shape[1], q.shape[2], q.shape[3]),
-            k.shape[1],
-            gradients=torch.is_grad_enabled() and q.requires_grad,
-            element_bytes=q.element_size(),
-        )
     if backend == "dense":
-        y = _probabilities(parts, sight).flatten(2, 3) @ parts.value
+        y = _probabilities(parts, sight).flatten(2, 3) @ parts.value.flatten(2, 3)
         y = y.unflatten(2, parts.query.shape[2:4])
-    elif backend == "chunk":
+    elif backend in ("auto", "chunk"):
         y = _Chunk.apply(*parts, sight, memory_limit)
     elif backend == "sdpa":
         y = _sdpa(parts, sight)
@@ -260,42 +294,6 @@ def attention_probabilities(
         channel=q.shape[2],
         key_channel=q.shape[2],
     )
-
-
-def choose_backend(
-    device: str,
-    shape: tuple[int, int, int, int],
-    n_times: int,
-    *,
-    gradients: bool = False,
-    element_bytes: int = 4,
-) -> Literal["dense", "chunk"]:
-    """What ``backend="auto"`` takes: ``"dense"`` while all logits are small.
-
-    ``"chunk"`` needs nothing but matrix products, so it is taken on a GPU too.
-
-    Parameters
-    ----------
-    device
-        Type of the device; a GPU holds larger logits before blocks pay.
-    shape
-        Batch, segments of queries, channels, heads.
-    n_times
-        Segments of keys.
-    gradients
-        Whether backward follows, for which ``"chunk"`` computes its blocks again.
-
-    Examples
-    --------
-    >>> choose_backend("cpu", (1, 25, 7, 4), 25), choose_backend("cpu", (1, 25, 128, 4), 25)
-    ('dense', 'chunk')
-    """
-    batch, queries, channels, heads = shape
-    logits = batch * heads * queries * channels * n_times * channels * element_bytes
-    limit = _DENSE_BYTES_WITH_GRADIENTS if gradients else _DENSE_BYTES
-    limit *= _TIMES_LARGER if channels < _FEW_CHANNELS else 1
-    limit *= 1 if device == "cpu" else 64
-    return "dense" if logits <= limit else "chunk"
 
 
 def draw_keep(n: int, dropout: float, *, generator: torch.Generator) -> Float[Tensor, " n"]:
@@ -344,15 +342,10 @@ def _prepare(
     if channel_pos is not None and rule.index == "reference":
         raise ValueError('channel_pos needs index="distance"')
 
-    first = n_times - n_queries
-    times = torch.arange(n_times)
-    lag = times[first:, None] - times
-    lengths = torch.tensor([n_times]) if n_seg is None else n_seg.cpu()
-    last = rearrange(lengths - 1, "batch -> batch 1 1")
-    near = (lag <= rule.window) | (rule.exempt_last & (times[first:, None] == last))
-    near = near & rule.content
-    horizon = n_times if rule.horizon is None else rule.horizon
-    spans = tuple((max(0, t - horizon + 1), t + 1) for t in range(first, n_times))
+    lengths = (n_times,) if n_seg is None else tuple(n_seg.tolist())
+    counts = (n_channels,) if n_ch is None else tuple(n_ch.tolist())
+    spans = _spans(rule.horizon, n_queries, n_times)
+    edges = tuple(_edges(rule, spans, length) for length in lengths)
 
     if n_seg is not None or n_ch is not None:
         inside = _inside(k, n_seg, n_ch)
@@ -367,60 +360,62 @@ def _prepare(
         v = v * rearrange(keep_chan.to(v), "channel -> channel 1 1")
 
     distance = _channel_distance(n_channels, channel_pos, n_ch)
-    counts = torch.tensor([n_channels]) if n_ch is None else n_ch.cpu()
-    needed = int(distance.amax()) + 1 if rule.index == "distance" else int(counts.max())
-    if int(lengths.max()) > len(R) or needed > len(S):
+    needed = max(counts) if rule.index == "reference" else int(distance.amax()) + 1
+    if max(lengths) > len(R) or needed > len(S):
         raise ValueError(
-            f"T = {int(lengths.max())} segments and C = {n_channels} channels need "
-            f"{int(lengths.max())} time rows and {needed} channel rows; "
+            f"T = {max(lengths)} segments and C = {n_channels} channels need "
+            f"{max(lengths)} time rows and {needed} channel rows; "
             f"the tables have {len(R)} and {len(S)}"
         )
     if rule.index == "reference":
-        R_by_lag = R[_from_the_end(lengths, n_times)]
-        S_by_distance = S[_from_the_end(counts, n_channels)]
+        R_by_lag = _from_the_end(R, lengths, n_times)
+        S_by_distance = _from_the_end(S, counts, n_channels)
     else:
         R_by_lag, S_by_distance = R[None, :n_times], S[None, :needed]
 
-    q = rearrange(
-        q * (rule.layer_scale / math.sqrt(d)),
-        "batch query channel (kv group) feature -> batch kv query group channel feature",
-        kv=n_kv_heads,
-    )
-    b_e, b_t, b_c = (
-        rearrange(b, "kv feature -> kv 1 1 1 feature")
-        for b in bias * (rule.layer_scale / math.sqrt(d))
-    )
-    rows = "batch kv query group channel ... -> batch kv query (group channel) ..."
-    shape = (len(q), *q.shape[1:5])
+    scale = rule.layer_scale / math.sqrt(d)
+    shape = (len(q), n_kv_heads, n_queries, n_heads // n_kv_heads * n_channels)
+    q = q.unflatten(3, (n_kv_heads, -1)).permute(0, 3, 1, 4, 2, 5).reshape(*shape, d)
+    b_e, b_t, b_c = (scale * bias).reshape(3, n_kv_heads, 1, 1, d)
     time = q.new_zeros(()).expand(*shape, n_times)
     if rule.time:
-        by_lag = torch.einsum("bkqgcd,brkd->bkqgcr", q + b_t, _items(R_by_lag, q))
-        lag = rearrange(lag.clamp(min=0).to(q.device), "query time -> query 1 1 time")
-        time = by_lag.gather(-1, lag.expand_as(time))
+        by_lag = _times_rows(torch.add(b_t, q, alpha=scale), R_by_lag)
+        lag = torch.arange(n_times - n_queries, n_times)[:, None] - torch.arange(n_times)
+        lag = lag.clamp(min=0).to(q.device)
+        time = by_lag.gather(-1, lag[:, None].expand_as(time))
     channel = q.new_zeros(()).expand(*shape, n_channels)
     if rule.channel:
-        by_distance = torch.einsum("bkqgcd,brkd->bkqgcr", q + b_c, _items(S_by_distance, q))
-        index = rearrange(distance.to(q.device), "batch c other -> batch 1 1 1 c other")
-        channel = by_distance.gather(-1, index.expand_as(channel))
-    tokens = "batch time channel kv feature -> batch kv (time channel) feature"
+        by_distance = _times_rows(torch.add(b_c, q, alpha=scale), S_by_distance)
+        by_distance = by_distance.unflatten(3, (-1, n_channels))
+        index = distance.to(q.device)[:, None, None, None]
+        index = index.expand(*by_distance.shape[:-1], n_channels)
+        channel = by_distance.gather(-1, index).view_as(channel)
     parts = _Parts(
-        query=rearrange(q + b_e, rows),
-        key=rearrange(k, tokens),
-        value=rearrange(v, tokens),
-        time=rearrange(time, rows),
-        channel=rearrange(channel, rows),
+        query=torch.add(b_e, q, alpha=scale),
+        key=k.permute(0, 3, 1, 2, 4).contiguous(),
+        value=v.permute(0, 3, 1, 2, 4).contiguous(),
+        time=time,
+        channel=channel,
     )
-    return parts, _Sight(spans, near, key_mask, n_channels)
+    return parts, _Sight(spans, edges, key_mask, n_channels)
 
 
-def _items(rows: Tensor, q: Tensor) -> Tensor:
-    """Rows of a table for every item of the batch."""
-    return rows.expand(len(q), *rows.shape[1:])
+def _times_rows(
+    query: Float[Tensor, "batch kv_head query row feature"],
+    rows: Float[Tensor, "#batch distance kv_head feature"],
+) -> Float[Tensor, "batch kv_head query row distance"]:
+    """Products of each query with the rows of a table."""
+    product = query.flatten(2, 3) @ rows.permute(0, 2, 3, 1)
+    return product.unflatten(2, query.shape[2:4])
 
 
-def _from_the_end(lengths: Tensor, n: int) -> Tensor:
-    """Row of distance 0, 1 ... n - 1 in ``reference``; row 0 where only padding looks."""
-    return (lengths[:, None] - 1 - torch.arange(n)).clamp(min=0)
+def _from_the_end(
+    rows: Float[Tensor, "row kv_head feature"], lengths: tuple[int, ...], n: int
+) -> Float[Tensor, "#batch distance kv_head feature"]:
+    """Rows of distance 0, 1 ... n - 1 in ``reference``; row 0 where only padding looks."""
+    if lengths == (n,):
+        return rows[:n].flip(0)[None]
+    return rows[(torch.tensor(lengths)[:, None] - 1 - torch.arange(n)).clamp(min=0)]
 
 
 def _inside(k: Tensor, n_seg: Tensor | None, n_ch: Tensor | None) -> Tensor:
@@ -453,8 +448,8 @@ def _zero_where_blind(y: Tensor, sight: _Sight) -> Tensor:
     mask = sight.key_mask
     if mask is None:
         return y
-    steps = range(len(sight.spans))
-    sees = torch.stack([mask[:, sight.tokens(step)].any(1) for step in steps], 1)
+    mask = mask.unflatten(1, (-1, sight.n_channels)).any(-1)
+    sees = (mask[:, None] & ~sight.unseen(mask.device)).any(-1)
     return torch.where(rearrange(sees, "batch query -> batch 1 query 1 1"), y, 0)
 
 
@@ -466,21 +461,16 @@ def _probabilities(
 ) -> Float[Tensor, "batch kv_head query row token"]:
     """Softmax over all keys; any finite value for queries that see none."""
     n_times, device = parts.time.shape[-1], parts.query.device
-    hidden = torch.ones(1, len(sight.spans), n_times, dtype=torch.bool)
-    for step, (first, stop) in enumerate(sight.spans):
-        hidden[:, step, first:stop] = False
-    near, hidden = (
-        rearrange(x.to(device), "batch query time -> batch 1 query 1 time")
-        for x in (sight.near, hidden)
-    )
     # the lowest finite number, not -inf: a row without any key stays finite
     lowest = torch.finfo(parts.query.dtype).min
     # all segments of queries in one product: a key would be copied for each of them
-    logit = parts.query.flatten(2, 3) @ parts.key.mT
+    logit = parts.query.flatten(2, 3) @ parts.key.flatten(2, 3).mT
     logit = logit.unflatten(2, parts.query.shape[2:4]).unflatten(-1, (n_times, -1))
-    if any(sight.binds(step) for step in range(len(sight.spans))):
-        logit = torch.where(near[..., None], logit, 0)
-    logit += parts.time.masked_fill(hidden, lowest)[..., None]
+    if sight.binds():
+        near = rearrange(sight.near(device), "batch query time -> batch 1 query 1 time 1")
+        logit = torch.where(near, logit, 0)
+    unseen = rearrange(sight.unseen(device), "query time -> query 1 time")
+    logit += parts.time.masked_fill(unseen, lowest)[..., None]
     logit += parts.channel[..., None, :]
     logit = logit.flatten(-2)
     if sight.key_mask is not None:
@@ -490,7 +480,66 @@ def _probabilities(
     return logit.softmax(-1)
 
 
-# --- chunk: blocks of one segment's queries ---------------------------------------------
+# --- chunk: blocks of queries -----------------------------------------------------------
+
+
+class _Block(NamedTuple):
+    """Queries whose logits live at the same time, and the keys they see.
+
+    Keys stand by segment and channel; by channel and segment where the channels are few
+    and the segments are not, because adding along a short last axis is slow.
+    """
+
+    items: slice
+    steps: slice
+    """Segments of queries; several only if all of their rows are in the block."""
+    rows: slice
+    first: int
+    """First segment of keys."""
+    edge: int
+    """First segment of keys whose content some of the queries see."""
+    stop: int
+    """One past the last segment of keys."""
+    mixed: bool
+    """Whether the queries see the content of different segments."""
+    by_channel: bool
+    """Whether keys stand by channel and segment."""
+
+    @property
+    def queries(self) -> tuple[slice, slice, slice, slice]:
+        """Index of the queries in what is laid out as `_Parts.query`."""
+        return self.items, slice(None), self.steps, self.rows
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """Segments and channels of the keys in what `grid` returns."""
+        return (-1, -2) if self.by_channel else (-2, -1)
+
+    def keys(
+        self, key: Float[Tensor, "all kv_head time channel feature"], first: int
+    ) -> Float[Tensor, "batch kv_head token feature"]:
+        """Keys or values from a segment on."""
+        k = key[self.items, :, first : self.stop]
+        return (k.transpose(2, 3) if self.by_channel else k).flatten(2, 3)
+
+    def add_keys(
+        self,
+        k: Float[Tensor, "batch kv_head token feature"],
+        total: Float[Tensor, "all kv_head time channel feature"],
+        first: int,
+    ) -> None:
+        """Add to where `keys` takes from."""
+        here = total[self.items, :, first : self.stop]
+        here = here.transpose(2, 3) if self.by_channel else here
+        here += k.view(here.shape)
+
+    def grid(
+        self, logit: Float[Tensor, "batch kv_head row_of_block token"], first: int
+    ) -> Float[Tensor, "batch kv_head query row key_1 key_2"]:
+        """Logits of the keys from a segment on, as a view."""
+        n_steps, n_times = self.steps.stop - self.steps.start, self.stop - first
+        by_key = (-1, n_times) if self.by_channel else (n_times, -1)
+        return logit.unflatten(2, (n_steps, -1)).unflatten(-1, by_key)
 
 
 class _Chunk(torch.autograd.Function):
@@ -507,19 +556,18 @@ class _Chunk(torch.autograd.Function):
         sight: _Sight,
         memory_limit: int,
     ) -> Tensor:
-        output = torch.empty_like(query)
-        for step in range(len(sight.spans)):
-            k, v = sight.near_keys(step, key), value[:, :, sight.tokens(step)]
-            for items, rows in _blocks(query, sight, step, memory_limit):
-                output[items, :, step, rows] = F.scaled_dot_product_attention(
-                    query[items, :, step, rows],
-                    k[items],
-                    v[items],
-                    attn_mask=_added(time, channel, sight, step, items, rows),
-                    scale=1.0,
-                )
-        ctx.save_for_backward(query, key, value, time, channel, output)
-        ctx.sight, ctx.memory_limit = sight, memory_limit
+        parts = _Parts(query, key, value, time, channel)
+        blocks = _blocks_of(parts, sight, memory_limit)
+        keep = any(ctx.needs_input_grad) and _few(parts, blocks, memory_limit)
+        output, kept = torch.empty_like(query), []
+        for block in blocks:
+            p = _block_probabilities(parts, sight, block)
+            here = output[block.queries]
+            here.copy_((p @ block.keys(value, block.first)).view_as(here))
+            if keep:
+                kept.append(p)
+        ctx.save_for_backward(*parts, output, *kept)
+        ctx.sight, ctx.blocks = sight, blocks
         return output
 
     @staticmethod
@@ -527,68 +575,141 @@ class _Chunk(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401
         *grads: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        query, key, value, time, channel, output = ctx.saved_tensors
-        sight: _Sight = ctx.sight
+        query, key, value, time, channel, output, *kept = ctx.saved_tensors
+        parts, sight = _Parts(query, key, value, time, channel), ctx.sight
         wide = torch.promote_types(query.dtype, torch.float32)  # sums over many blocks
-        d_query, d_key, d_value, d_time, d_channel = (
-            torch.zeros(x.shape, dtype=wide, device=x.device)
-            for x in (query, key, value, time, channel)
-        )
-        for step, (first, stop) in enumerate(sight.spans):
-            tokens = sight.tokens(step)
-            k, v = sight.near_keys(step, key).to(wide), value[:, :, tokens].to(wide)
-            for items, rows in _blocks(query, sight, step, ctx.memory_limit):
-                here = (items, slice(None), step, rows)
-                q, dy, y = (x[here].to(wide) for x in (query, grads[0], output))
-                p = _added(time, channel, sight, step, items, rows).to(wide)
-                p += q @ k[items].mT
-                p = p.softmax(-1)
-                d_value[items, :, tokens] += p.mT @ dy
-                d_logit = dy @ v[items].mT
-                d_logit -= (dy * y).sum(-1, keepdim=True)
-                d_logit *= p
-                d_query[here] = d_logit @ k[items]
-                d_k = d_logit.mT @ q
-                if sight.binds(step):
-                    near = sight.near_tokens(step, d_k.device)
-                    d_k = torch.where(near[items if len(near) > 1 else slice(None)], d_k, 0)
-                d_key[items, :, tokens] += d_k
-                by_segment = d_logit.unflatten(-1, (stop - first, sight.n_channels))
-                d_time[(*here, slice(first, stop))] = by_segment.sum(-1)
-                d_channel[here] = by_segment.sum(-2)
-        narrow = (x.to(query.dtype) for x in (d_query, d_key, d_value, d_time, d_channel))
-        return (*narrow, None, None)
+        total = _Parts(*(torch.zeros(x.shape, dtype=wide, device=x.device) for x in parts))
+        for i, block in enumerate(ctx.blocks):
+            p = kept[i] if kept else _block_probabilities(parts, sight, block, wide)
+            here = block.queries
+            dy, y = (x[here].to(wide).flatten(2, 3) for x in (grads[0], output))
+            block.add_keys(p.mT @ dy, total.value, block.first)
+            d_logit = dy @ block.keys(value, block.first).to(wide).mT
+            d_logit -= (dy * y).sum(-1, keepdim=True)
+            d_logit *= p
+            _add_block(total, d_logit, parts, sight, block)
+        return *(x.to(query.dtype) for x in total), None, None
 
 
+def _add_block(
+    total: _Parts,
+    d_logit: Float[Tensor, "batch kv_head row_of_block token"],
+    parts: _Parts,
+    sight: _Sight,
+    block: _Block,
+) -> None:
+    """Add a block's gradients of all parts but the values; `d_logit` is used up."""
+    here, dtype = block.queries, d_logit.dtype
+    grid, (times, channels) = block.grid(d_logit, block.first), block.axes
+    total.time[(*here, slice(block.first, block.stop))] = grid.sum(channels)
+    total.channel[here] = grid.sum(times)
+    if block.edge == block.stop:
+        return
+    near = grid.narrow(times, block.edge - block.first, block.stop - block.edge)
+    if block.mixed:
+        near *= _block_near(sight, block, near)
+    near = near.flatten(2, 3).flatten(-2)
+    d_query = total.query[here]
+    d_query.copy_((near @ block.keys(parts.key, block.edge).to(dtype)).view_as(d_query))
+    q = parts.query[here].to(dtype).flatten(2, 3)
+    block.add_keys(near.mT @ q, total.key, block.edge)
+
+
+def _blocks_of(parts: _Parts, sight: _Sight, memory_limit: int) -> tuple[_Block, ...]:
+    """Blocks within the limit, the least being one query."""
+    batch, kv_heads, _, n_rows, _ = parts.query.shape
+    each = kv_heads * parts.query.element_size()
+    most = memory_limit // (_LIVE_COPIES * each)
+    good = min(most, _BLOCK // each) if parts.query.device.type == "cpu" else most
+    return _blocks(sight.spans, sight.edges, batch, n_rows, sight.n_channels, good, most)
+
+
+@lru_cache(maxsize=64)
 def _blocks(
-    query: Tensor, sight: _Sight, step: int, memory_limit: int
-) -> list[tuple[slice, slice]]:
-    """Items and rows of the blocks of a segment, each within the limit."""
-    batch, kv_heads, _, n_rows, _ = query.shape
-    tokens = sight.tokens(step)
-    one_row = kv_heads * (tokens.stop - tokens.start) * _LIVE_COPIES * query.element_size()
-    rows = min(n_rows, max(1, memory_limit // one_row))
-    items = max(1, memory_limit // (one_row * n_rows))
-    return [
-        (slice(i, i + items), slice(r, r + rows))
-        for i in range(0, batch, items)
-        for r in range(0, n_rows, rows)
-    ]
+    spans: tuple[tuple[int, int], ...],
+    edges: tuple[tuple[int, ...], ...],
+    batch: int,
+    n_rows: int,
+    n_channels: int,
+    good: int,
+    most: int,
+) -> tuple[_Block, ...]:
+    """Blocks of `good` logits of a head where there is a choice, never more than `most`."""
+    n_steps = max(1, min(_ROWS, good // (spans[-1][1] * n_channels)) // n_rows)
+    blocks = []
+    for step in range(0, len(spans), n_steps):
+        steps = slice(step, min(step + n_steps, len(spans)))
+        first, stop = spans[steps.start][0], spans[steps.stop - 1][1]
+        starts = {edge for one in edges for edge in one[steps]}
+        n_tokens, several = (stop - first) * n_channels, len(spans[steps]) > 1
+        rows = min(n_rows, max(1, most // n_tokens))
+        items = max(1, good // (n_tokens * n_rows * len(spans[steps])))
+        blocks += [
+            _Block(
+                slice(i, i + items),
+                steps,
+                slice(r, r + rows),
+                first,
+                min(starts),
+                stop,
+                mixed=len(starts) > 1,
+                by_channel=several and n_channels < _FEW_CHANNELS,
+            )
+            for i in range(0, batch, items)
+            for r in range(0, n_rows, rows)
+        ]
+    return tuple(blocks)
 
 
-def _added(
-    time: Tensor, channel: Tensor, sight: _Sight, step: int, items: slice, rows: slice
-) -> Float[Tensor, "batch kv_head row token"]:
-    """What is added to the content of each logit of a block."""
-    first, stop = sight.spans[step]
-    added = (
-        time[items, :, step, rows, first:stop, None]
-        + channel[items, :, step, rows, None, :]
-    ).flatten(-2)
-    hidden = sight.hidden(sight.tokens(step))
-    if hidden is not None:
-        added.masked_fill_(hidden[items], torch.finfo(added.dtype).min)
-    return added
+def _few(parts: _Parts, blocks: tuple[_Block, ...], memory_limit: int) -> bool:
+    """Whether the probabilities of all blocks can wait for backward."""
+    batch, kv_heads, _, n_rows, _ = parts.query.shape
+    steps = {(x.steps.start, x.steps.stop, x.stop - x.first) for x in blocks}
+    n_segments = sum((stop - start) * n_times for start, stop, n_times in steps)
+    n = batch * kv_heads * n_rows * n_segments * parts.key.shape[3]
+    # backward wants them as exact as it computes them
+    exact = parts.query.dtype.itemsize >= torch.float32.itemsize
+    return exact and n * parts.query.element_size() <= memory_limit // 4
+
+
+def _block_near(sight: _Sight, block: _Block, like: Tensor) -> Tensor:
+    """1 where a key's content is seen, else 0; a product is faster than a selection."""
+    edges = tuple(edges[block.steps] for edges in sight.edges)
+    near = _near(edges, block.edge, block.stop, like.device).to(like.dtype)
+    near = near[block.items if len(near) > 1 else slice(None)]
+    return near[:, None, :, None].unsqueeze(block.axes[1])
+
+
+def _block_probabilities(
+    parts: _Parts, sight: _Sight, block: _Block, dtype: torch.dtype | None = None
+) -> Float[Tensor, "batch kv_head row_of_block token"]:
+    """`_probabilities` of a block."""
+    here, first, edge, stop = block.queries, block.first, block.edge, block.stop
+    (times, channels), spans = block.axes, sight.spans[block.steps]
+    dtype = dtype or parts.query.dtype
+    # a sum of two of them is finite, and a logit is nothing beside one
+    lowest = torch.finfo(dtype).min / 4
+    time = parts.time[(*here, slice(first, stop))].to(dtype)
+    if len(spans) > 1:
+        time = time + lowest * _unseen(spans, first, stop, time.device).to(dtype)[:, None]
+    channel = parts.channel[here].to(dtype)
+    grid = (time.unsqueeze(channels) + channel.unsqueeze(times)).contiguous()
+    logit = grid.flatten(2, 3).flatten(-2)
+    if edge < stop:
+        q = parts.query[here].to(dtype).flatten(2, 3)
+        k = block.keys(parts.key, edge).to(dtype)
+        if block.mixed or (block.by_channel and edge > first):
+            near = grid.narrow(times, edge - first, stop - edge)
+            near += block.grid(q @ k.mT, edge) * _block_near(sight, block, near)
+        else:  # the near keys are the last ones: no other array of the block's size
+            near = logit[..., -k.shape[2] :].flatten(0, 1)
+            near.baddbmm_(q.flatten(0, 1), k.flatten(0, 1).mT)
+    if sight.key_mask is not None:
+        masked = ~sight.key_mask[block.items].unflatten(1, (-1, sight.n_channels))
+        masked = masked[:, first:stop]
+        masked = (masked.mT if block.by_channel else masked).flatten(1)
+        logit += lowest * masked.to(dtype)[:, None, None]
+    return torch.softmax(logit, -1, out=logit)
 
 
 # --- sdpa: the first two terms as further entries of query and key ----------------------
@@ -602,15 +723,18 @@ def _sdpa(parts: _Parts, sight: _Sight) -> Tensor:
     binds, far keys are attended to apart and the two parts are merged (`_Split`).
     """
     steps = range(len(sight.spans))
-    if any(sight.binds(step) for step in steps):
-        if len(sight.near) > 1:  # each item's own last segment is exempt
+    if sight.binds():
+        if len(sight.edges) > 1:  # each item's own last segment is exempt
             items = range(len(parts.query))
             one = [_Parts(*(x[i : i + 1] for x in parts)) for i in items]
             return torch.cat([_sdpa(one[i], sight.item(i)) for i in items])
         if parts.query.device.type != "cpu":
             raise ValueError('where the window binds, "sdpa" needs a CPU; take "chunk"')
-        return _Split.apply(*parts, sight)  # pyright: ignore[reportReturnType]
+        query, key, value, *added = parts
+        key, value = key.flatten(2, 3), value.flatten(2, 3)
+        return _Split.apply(query, key, value, *added, sight)  # pyright: ignore[reportReturnType]
     query, key, value, time, channel = parts
+    key, value = key.flatten(2, 3), value.flatten(2, 3)
     k, v = (
         _long_keys(key, sight, time.shape[-1]),
         _long_values(value, sight, time.shape[-1]),
@@ -760,7 +884,7 @@ def _near_and_far(sight: _Sight, step: int) -> list[tuple[bool, slice]]:
     """Tokens within and outside the window of a segment, where there are any."""
     first, stop = sight.spans[step]
     # far segments come first
-    edge = stop - int(sight.near[0, step, first:stop].sum())
+    edge = sight.edges[0][step]
     parts = [(True, edge, stop), (False, first, edge)]
     c = sight.n_channels
     return [(near, slice(a * c, b * c)) for near, a, b in parts if a < b]
@@ -781,9 +905,10 @@ def _flex(parts: _Parts, sight: _Sight) -> Tensor:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     query, key, value, time, channel = parts
+    key, value = key.flatten(2, 3), value.flatten(2, 3)
     device, c, n_rows = query.device, sight.n_channels, query.shape[3]
     time, channel = time.flatten(2, 3), channel.flatten(2, 3)
-    near = sight.near.expand(len(query), -1, -1).to(device)
+    near = sight.near(device).expand(len(query), -1, -1)
     span = torch.tensor(sight.spans, device=device)
     kept = sight.key_mask
     if kept is None:

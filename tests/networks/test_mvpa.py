@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 from phenokit.networks.mvpa import (
     AttentionRule,
     attention_probabilities,
-    choose_backend,
     draw_keep,
     mvpa,
 )
@@ -173,16 +172,40 @@ def test_every_backend_equals_dense_with_masks_padding_and_dropout(data):
         assert_near(a, b, 1e-9)
 
 
-@pytest.mark.parametrize("memory_limit", [1, 3000, 20_000])
-def test_the_size_of_a_block_changes_nothing(memory_limit):
-    arguments = inputs(3, 5, 4)
-    rule = AttentionRule(window=2)
-    expected = values_and_gradients(arguments, rule=rule, backend="chunk")
+@pytest.mark.parametrize("channels", [2, 17])  # keys by channel, keys by segment
+@pytest.mark.parametrize("memory_limit", [1, 3000, 20_000, 1 << 24])
+def test_the_size_of_a_block_changes_nothing(memory_limit, channels):
+    arguments = inputs(3, 9, channels)
+    options = {"rule": AttentionRule(window=2), "n_seg": torch.tensor([9, 5, 2])}
+    expected = values_and_gradients(arguments, backend="dense", **options)
     found = values_and_gradients(
-        arguments, rule=rule, backend="chunk", memory_limit=memory_limit
+        arguments, backend="chunk", memory_limit=memory_limit, **options
     )
     for a, b in zip(found, expected, strict=True):
         assert_near(a, b, 1e-12)
+
+
+def test_what_waits_for_backward_holds_probabilities_only_where_they_are_few():
+    arguments, logits = inputs(1, 20, 16), 4 * 320**2 * 8
+    sizes = {}
+    for limit in (logits, 8 * logits):
+        packed = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, packed=packed: packed.append(x) or x, lambda x: x
+        ):
+            mvpa(*arguments, memory_limit=limit)
+        sizes[limit] = sum(x.nbytes for x in packed)
+    assert sizes[logits] < logits / 2
+    assert sizes[8 * logits] - sizes[logits] > logits / 2
+
+
+def test_a_pass_in_inference_mode_leaves_training_possible():
+    arguments = inputs(1, 11, 2)  # masks of a shape are made once
+    with torch.inference_mode():
+        mvpa(*arguments, rule=AttentionRule(window=2))
+    assert all(
+        g.any() for g in values_and_gradients(arguments, rule=AttentionRule(window=2))
+    )
 
 
 @pytest.mark.parametrize("index", ["distance", "reference"])
@@ -352,13 +375,3 @@ def test_positions_past_the_table_are_refused_and_so_are_positions_in_reference(
             channel_pos=torch.tensor([[0, 1]]),
             rule=AttentionRule("reference"),
         )
-
-
-def test_auto_takes_dense_while_it_is_small_and_gives_the_same():
-    assert choose_backend("cpu", (1, 5, 3, 4), 5) == "dense"
-    assert choose_backend("cpu", (1, 25, 16, 4), 25) == "chunk"
-    assert choose_backend("cpu", (1, 25, 16, 4), 25, gradients=True) == "dense"
-    assert choose_backend("cpu", (1, 100, 8, 4), 100, gradients=True) == "dense"
-    assert choose_backend("cpu", (1, 25, 128, 4), 25, gradients=True) == "chunk"
-    arguments = inputs(1, 5, 3)
-    assert torch.equal(mvpa(*arguments), mvpa(*arguments, backend="dense"))
