@@ -72,8 +72,8 @@ class Answer:
 
     @property
     def is_line(self) -> bool:
-        """Whether it is the page of those who wait to be let in."""
-        return any("PhenoKit is full" in text for text in self.texts)
+        """Whether it is the page of those who wait to be let in, or its news."""
+        return any(text.startswith(("PhenoKit is full", "You are ")) for text in self.texts)
 
     def fault(self) -> str:
         """What is wrong with it; empty if nothing is."""
@@ -289,17 +289,14 @@ async def visit(port: int, until: float, seen: Seen, seed: int) -> None:
         return
     try:
         answer = await visitor.run()
+        clocks = answer.fragments
         while answer.is_line:
             seen.lines += 1
-            fragment, interval = answer.fragments[-1]
+            fragment, interval = clocks[0]
             await asyncio.sleep(interval)
             if time.monotonic() > until:
                 return
-            answer = await visitor.run(fragment=fragment) if fragment else answer
-            if not answer.texts or not answer.texts[0].startswith("You are"):
-                break
-            answer.texts.append("PhenoKit is full")
-            answer.fragments.append((fragment, interval))
+            answer = await visitor.run(fragment=fragment)
         seen.first.append(answer.seconds)
         box = answer.boxes.get(RECORD)
         while time.monotonic() < until:
