@@ -231,7 +231,7 @@ class Engine:
         jobs = [job]
         end = time.monotonic() + self._window
         while jobs[-1].batch is not None and len(jobs) < self._max_batch:
-            job = self._take(timeout=max(end - time.monotonic(), 0))
+            job = self._take(timeout=max(end - time.monotonic(), 0.0))
             if job is None:
                 break
             jobs.append(job)
