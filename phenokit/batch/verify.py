@@ -68,6 +68,9 @@ def verify_run(folder: Path) -> Verification:
     named = _files(folder) if manifest is None else manifest.get("files", {})
     n_rows, faults = 0, [*_plan_faults(plan, manifest)]
     for name, facts in sorted(named.items()):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            faults.append(Fault(name, "lies outside the folder"))
+            continue
         found = hash_file(folder / name)
         if found is None:
             faults.append(Fault(name, "is missing or cannot be read"))
@@ -75,7 +78,7 @@ def verify_run(folder: Path) -> Verification:
             faults.append(Fault(name, "is not what was written"))
         elif _is_part(name):
             n_rows += _n_rows(folder / name, faults)
-    faults += _receipt_faults(folder, named, plan)
+    faults += _receipt_faults(folder, named, plan, is_finished=manifest is not None)
     if manifest is not None:
         faults += _count_faults(manifest, n_rows, has_faults=bool(faults))
     return Verification(
@@ -108,7 +111,11 @@ def _files(folder: Path) -> dict[str, Any]:
 
 
 def _receipt_faults(
-    folder: Path, named: Mapping[str, Any], plan: Mapping[str, Any]
+    folder: Path,
+    named: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    *,
+    is_finished: bool,
 ) -> Iterator[Fault]:
     """Receipts that are absent, of another plan, or not of the part beside them."""
     for name in sorted(filter(_is_part, named)):
@@ -122,8 +129,12 @@ def _receipt_faults(
             yield Fault(path.name, "is not the receipt of its part")
     known = {*_OWN, *named, *(str(Path(name).with_suffix(".json")) for name in named)}
     for path in sorted(folder.glob("part-*")):
-        if path.name not in known:
+        if path.name in known or path.name.endswith(".tmp"):
+            continue  # what a killed run was writing goes when its command is given again
+        if is_finished:
             yield Fault(path.name, "does not belong to the run")
+        else:
+            yield Fault(path.name, "has no receipt: the run makes it again")
 
 
 def _count_faults(

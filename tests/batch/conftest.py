@@ -1,9 +1,15 @@
 """A small cohort with planted truth, written by hand: its tables, scores and bundle."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -238,3 +244,122 @@ def hand_cohort(hand_models, tmp_path_factory) -> Path:
     """The cohort folder; not to be changed."""
     model = write_bundle_of_six(tmp_path_factory.mktemp("again") / "hand")
     return write_hand_cohort(tmp_path_factory.mktemp("hand") / "cohort", model)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """ECGs that are scored in small parts, and what that has to give.
+
+    Attributes
+    ----------
+    ward
+        Where they lie; not to be changed.
+    model, bundle
+        The tiny model, and its folder for other processes.
+    n_rows
+        Of a part.
+    expected
+        The bytes of every file of a run that nothing happened to.
+    """
+
+    ward: Path
+    model: Any
+    bundle: Path
+    n_rows: int
+    expected: dict[str, bytes] = field(default_factory=dict)
+
+    def score(self, out: Path, **options: Any):
+        """Score in this process, unless `workers` are wanted."""
+        from phenokit.batch.score import score_cohort
+
+        given = {"rows": self.n_rows, "workers": 0, **options}
+        return score_cohort(given.pop("ward", self.ward), out, self.model, **given)
+
+    def start(self, out: Path, *options: str, env: dict[str, str] | None = None, **popen):
+        """`phenokit score` in a process of its own, with the same small parts."""
+        script = SMALL_PARTS.format(rows=self.n_rows)
+        command = [
+            sys.executable, "-c", script, "score", str(self.ward), "--out", str(out),
+            "--model", str(self.bundle), "--device", "cpu", *options,
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=environment, **{**pipes, **popen})
+
+    def left(self, out: Path) -> dict[str, bytes]:
+        """All that a run left, but for locks and progress, which say nothing of results."""
+        return {
+            path.relative_to(out).as_posix(): path.read_bytes()
+            for path in out.rglob("*")
+            if path.is_file() and not path.name.startswith(("lock", "progress"))
+        }
+
+    def rows(self, out: Path) -> list[dict[str, Any]]:
+        """The rows of all parts, in their order."""
+        import pyarrow.parquet as pq
+
+        parts = sorted(out.glob("part-*.parquet"))
+        return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+    def check(self, out: Path) -> None:
+        """Same bytes as without a fault; each recording a row, and one only."""
+        assert [row["path"] for row in self.rows(out)] == [
+            row["path"] for row in self.rows_expected
+        ]
+        left = self.left(out)
+        assert left.keys() == self.expected.keys()
+        assert [name for name in left if left[name] != self.expected[name]] == []
+
+    @property
+    def rows_expected(self) -> list[dict[str, Any]]:
+        """The rows of a run that nothing happened to."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = sorted(name for name in self.expected if name.endswith(".parquet"))
+        parts = [self.expected[name] for name in names if name.startswith("part-")]
+        return [
+            row
+            for part in parts
+            for row in pq.read_table(pa.BufferReader(part)).to_pylist()
+        ]
+
+
+SMALL_PARTS = """
+from phenokit.batch.parts import ROWS
+from phenokit.cli import main
+ROWS["ecg"] = {rows}
+main()
+"""
+
+
+def _trial(ward: Path, model: Any, bundle: Path, n_rows: int) -> Trial:
+    out = ward.with_name("out")
+    undisturbed = Trial(ward, model, bundle, n_rows)
+    undisturbed.score(out)
+    return replace(undisturbed, expected=undisturbed.left(out))
+
+
+@pytest.fixture(scope="session")
+def trial(ecg, write_wfdb, tiny_model, tiny_bundle, tmp_path_factory) -> Trial:
+    """Eight ECGs, three a part: a broken one, a lost one, and a name beyond ASCII."""
+    ward = tmp_path_factory.mktemp("trial") / "ward"
+    conditions = ("normal", "atrial_fibrillation", "left_bundle_branch_block")
+    for number, name in enumerate(("a", "b/c", "b/d", "b/f", "g", "h")):
+        path = ward / name
+        recording = ecg(conditions[number % 3], seed=500 + number, sampling_rate=100.0)
+        write_wfdb(path.parent, path.name, recording)
+    (ward / "g.hea").rename(ward / "Müller.hea")
+    (ward / "b" / "broken.hea").write_text("broken 12 500\n")
+    (ward / "lost.dat").write_bytes(b"\0" * 24_000)
+    return _trial(ward, tiny_model, tiny_bundle, 3)
+
+
+@pytest.fixture(scope="session")
+def small_trial(trial, tmp_path_factory) -> Trial:
+    """A good ECG and a broken one, each a part."""
+    ward = tmp_path_factory.mktemp("small_trial") / "ward"
+    ward.mkdir()
+    for name in ("a.hea", "a.dat", "b/broken.hea"):
+        shutil.copy(trial.ward / name, ward)
+    return _trial(ward, trial.model, trial.bundle, 1)

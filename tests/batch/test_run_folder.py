@@ -11,7 +11,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from phenokit.batch.run_folder import lock_is_held, open_run, part_name
+from phenokit.batch.run_folder import (
+    CRASHED,
+    Shard,
+    lock_is_held,
+    open_run,
+    part_name,
+    read_receipt,
+    write_part,
+)
 from phenokit.errors import BadInput, OutputBusy
 
 PLAN = {"seed": 1, "inputs": {"scores": "ab12"}}
@@ -253,3 +261,108 @@ def test_time_left_follows_from_the_speed_of_the_stage(
         folder.progress(40, 100, stage="testing")
         folder.progress(50, 100, stage="testing")
     assert progress(tmp_path)["seconds_left"] == pytest.approx(10.0)
+
+
+def test_the_receipt_of_a_part_tells_of_every_file_that_belongs_to_it(tmp_path: Path):
+    files = {"recording-00003/events.tsv": b"sz", "recording-00003/scored.json": b"{}"}
+    table = pa.table({"k": [1, 2]})
+    written = write_part(
+        tmp_path, 3, table, plan_hash="ab", files=files, facts={"codes": {"OK": 2}}
+    )
+    assert (written["rows"], written["codes"], set(written["files"])) == (
+        2, {"OK": 2}, {*files},
+    )  # fmt: skip
+    assert read_receipt(tmp_path, 3, plan_hash="ab") == written
+    assert read_receipt(tmp_path, 3, plan_hash="cd") is None
+    assert read_receipt(tmp_path, 4, plan_hash="ab") is None
+    (tmp_path / "recording-00003" / "events.tsv").write_bytes(b"sZ")
+    assert read_receipt(tmp_path, 3, plan_hash="ab") is None
+
+
+def test_a_part_whose_files_were_damaged_is_not_done(tmp_path: Path):
+    with open_run(tmp_path, plan=PLAN, command="score") as folder:
+        for k in range(2):
+            write_part(
+                tmp_path, k, pa.table({"k": [k]}), plan_hash=folder.plan_hash,
+                files={f"recording-{k:05d}/note.txt": b"all"},
+            )  # fmt: skip
+    (tmp_path / "recording-00001" / "note.txt").unlink()
+    with open_run(tmp_path, plan=PLAN, command="score") as folder:
+        assert folder.done_parts() == {0}
+
+
+def test_shards_share_a_folder_and_each_shard_has_one_owner(tmp_path: Path):
+    def run(shard: Shard | None):
+        return open_run(tmp_path, plan=PLAN, command="score", shard=shard)
+
+    with run(Shard(1, 2)) as one, run(Shard(2, 2)) as two:
+        assert one.plan_hash == two.plan_hash
+        for other in (Shard(2, 2), None):
+            with pytest.raises(OutputBusy), run(other):
+                pass
+        names = {path.name for path in tmp_path.glob("progress*")}
+        assert names == {"progress-1-of-2.json", "progress-2-of-2.json"}
+    with run(None), pytest.raises(OutputBusy), run(Shard(1, 2)):
+        pass
+
+
+def test_every_part_belongs_to_one_shard():
+    shards = [Shard(number, 3) for number in (1, 2, 3)]
+    assert [sum(shard.has(k) for shard in shards) for k in range(7)] == [1] * 7
+    for number, of in ((0, 3), (4, 3), (1, 0)):
+        with pytest.raises(ValueError, match="no shard"):
+            Shard(number, of)
+
+
+@pytest.mark.parametrize("point", ["lock", "part-00001.json: mid write", "end"])
+def test_a_process_ends_at_the_named_point(tmp_path: Path, point: str):
+    environment = os.environ | {"PHENOKIT_CRASH_AT": point}
+    process = python(RUN + "run(Path(sys.argv[1]))", tmp_path, env=environment)
+    process.communicate(timeout=60)
+    assert process.returncode == CRASHED
+    assert (tmp_path / "manifest.json").exists() == (point == "end")
+    assert (tmp_path / "part-00001.parquet").exists() == (point != "lock")
+    assert (tmp_path / "part-00001.json").exists() == (point == "end")
+
+
+def test_a_plan_that_the_disk_does_not_give_is_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with open_run(tmp_path, plan=PLAN, command="score") as folder:
+        folder.write_part(0, pa.table({"k": [0]}))
+    read_bytes = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == "plan.json":
+            raise OSError(5, "Input/output error")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with (
+        pytest.raises(OSError, match="Input/output"),
+        open_run(tmp_path, plan=PLAN, command="score"),
+    ):
+        pass
+    monkeypatch.undo()
+    with open_run(tmp_path, plan=PLAN, command="score") as folder:
+        assert folder.done_parts() == {0}
+
+
+def test_progress_that_cannot_be_written_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bytes = Path.write_bytes
+
+    def fail(path: Path, data: bytes) -> int:
+        if path.name.startswith("progress"):
+            write_bytes(path, data[:9])
+            raise OSError(28, "No space left on device")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with open_run(tmp_path, plan=PLAN, command="score") as folder:
+        folder.progress(1, 1, stage="testing")
+        folder.finish({})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "lock", "plan.json", "manifest.json",
+    }  # fmt: skip
