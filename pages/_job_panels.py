@@ -24,6 +24,11 @@ SIGNS = {
     Outcome.REJECTED: "✕",
 }
 
+NOTHING_FOUND = (
+    "No recording of the model's kind was found. An ECG model reads ECGs, an iEEG model "
+    "iEEGs: choose another folder or another model."
+)
+
 
 def kind(job: Job) -> str:
     """What sort of work it is, in a word."""
@@ -91,7 +96,10 @@ def outcomes(manifest: Mapping[str, Any]) -> list[Node]:
             for one in Outcome
         }
         total = {"Recordings": f"{manifest.get('n_recordings', 0):,}"}
-        nodes.append(_panels.facts(total | words))
+        others = {"Files without a recording": f"{manifest.get('n_not_scored', 0):,}"}
+        nodes.append(_panels.facts(total | words | others))
+        if not manifest.get("n_recordings"):
+            nodes.append(["p", {}, NOTHING_FOUND])
     codes = manifest.get("codes")
     if isinstance(codes, dict) and codes:
         nodes.append(_code_table(codes))

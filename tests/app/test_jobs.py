@@ -27,6 +27,14 @@ with open_run(Path(sys.argv[-1]), plan={}, command="associate") as run:
     run.finish({})
 """
 
+EMPTY = """
+import sys
+from pathlib import Path
+from phenokit.batch.run_folder import open_run
+with open_run(Path(sys.argv[-1]), plan={}, command="score") as run:
+    run.finish({"n_recordings": 0, "n_not_scored": 3, "outcomes": {}, "codes": {}})
+"""
+
 
 @pytest.fixture
 def jobs_app(app: AppTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
@@ -158,6 +166,17 @@ def test_a_folder_is_scored_and_its_rejected_files_are_handed_out(
     assert table["path"].tolist() == ["=cmd.hea"]
     handed_out = [one.proto.label for one in page.main if one.type == "download_button"]
     assert handed_out == ["Report (HTML)", "Rejected recordings (CSV)"]
+
+
+def test_a_folder_without_recordings_of_the_kind_is_said(
+    jobs_app: AppTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jobs, "COMMAND", (sys.executable, "-c", EMPTY))
+    start_job(tmp_path / "jobs", title="Empty", arguments=["score", "absent"])
+    wait_until(tmp_path / "jobs", lambda found: found[0].state is JobState.FINISHED)
+    found = panels(on_page(jobs_app))["found"]
+    assert "No recording of the model's kind was found" in found
+    assert '["dd", {}, "3"]' in found  # files without a recording
 
 
 @pytest.mark.parametrize("typed", ["../../etc", "0" * 16, CANARY])
