@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import streamlit as st
 from streamlit import config, runtime
@@ -47,6 +48,7 @@ WARN_SECONDS = 120.0
 MAX_VISITS = 100_000
 REQUIRED = (
     "browser.gatherUsageStats", "client.showErrorDetails", "client.showErrorLinks",
+    "client.disableDataExport", "logger.enableRich",
     "server.enableCORS", "server.enableXsrfProtection", "server.enableStaticServing",
     "server.enableAgentApi",
 )  # fmt: skip
@@ -134,7 +136,7 @@ def read_rules(environment: Mapping[str, str]) -> Rules:
         raise NotSetUp(f"PHENOKIT_SIGNIN is one of {', '.join(get_args(Mode))}.")
     sign_out = environment.get("PHENOKIT_SIGNOUT", "")
     is_here = sign_out.startswith("/") and not sign_out.startswith(("//", "/\\"))
-    if sign_out and not (is_here or sign_out.startswith("https://")):
+    if sign_out and not (is_here or urlsplit(sign_out).scheme == "https"):
         raise NotSetUp("PHENOKIT_SIGNOUT is a path of this host or an https address.")
     return Rules(
         mode=mode,  # pyright: ignore[reportArgumentType]
