@@ -13,14 +13,17 @@ An intracranial EEG of hours goes another way, piece by piece:
     events    find_events      seizures, by a deterministic rule
     coverage  coverage_of      what was evaluated at all: the rest is not "no seizure"
 
-Torch is imported when a model is loaded, not before.
+Torch is imported when a model is loaded that is computed by it, not before.
 """
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int8
@@ -44,6 +47,7 @@ from phenokit.evidence.seizures import (
 )
 from phenokit.evidence.trust import Calibration, Trust
 from phenokit.networks.checkpoint import Bundle, load_bundle
+from phenokit.networks.prototype_config import Forward, PrototypeConfig
 from phenokit.preprocessing.contract import InputContract, for_display, prepare
 from phenokit.preprocessing.quality import Quality, assess_quality
 from phenokit.readers.ecg import read_ecg
@@ -51,7 +55,9 @@ from phenokit.recording import Event, LongRecording, Notice, Recording, SegmentS
 
 if TYPE_CHECKING:
     from phenokit.monitor import IEEGModel, SegmentResult, SeizureMonitor
-    from phenokit.networks.prototype import PrototypeNetwork
+
+Inference = Literal["auto", "torch", "openvino"]
+"""What computes the forward pass of an ECG model: docs/inference.md."""
 
 BATCH = 16
 """Every forward pass has this many recordings, padded with zeros: the numbers of one
@@ -70,6 +76,20 @@ PLAUSIBLE_AMPLITUDE = (0.1, 10_000.0)
 """Microvolts; outside, the unit is probably another."""
 
 
+@runtime_checkable
+class ForwardPass(Protocol):
+    """A network as arrays see it."""
+
+    @property
+    def engine(self) -> str:
+        """Name and version of what computes."""
+        ...
+
+    def __call__(self, signal: Float32[np.ndarray, "batch lead sample"]) -> Forward:
+        """Similarities, best windows and features of prepared ECGs."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ECGModel:
     """A loaded bundle, ready to score.
@@ -84,6 +104,8 @@ class ECGModel:
         In the order of the similarities.
     weight, bias
         Of the fused head, ``(label, prototype)`` and ``(label,)``.
+    forward
+        The network before its fused head, for `BATCH` recordings at a time.
     """
 
     name: str
@@ -95,13 +117,18 @@ class ECGModel:
     trust: Trust
     weight: Float[np.ndarray, "label prototype"]
     bias: Float[np.ndarray, " label"]
-    network: "PrototypeNetwork"
+    forward: ForwardPass
     device: str
 
     @property
     def bundle_hash(self) -> str:
         """SHA-256 of the bundle's list of hashes."""
         return self.bundle.bundle_hash
+
+    @property
+    def inference(self) -> str:
+        """Name and version of what computes the forward pass: ``"torch 2.13.0"``."""
+        return self.forward.engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +238,9 @@ class ScoredIEEG:
     coverage_rule: CoverageRule = HALF
 
 
-def load_model(name_or_path: str | Path, *, device: str = "auto") -> "ECGModel | IEEGModel":
+def load_model(
+    name_or_path: str | Path, *, device: str = "auto", inference: Inference = "auto"
+) -> "ECGModel | IEEGModel":
     """Load a bundle of any kind, check its hashes, and build its network.
 
     Parameters
@@ -220,6 +249,8 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> "ECGModel |
         Name of an installed bundle, or its folder.
     device
         ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where there is one.
+    inference
+        As of `load_ecg_model`. A model of iEEG is computed by torch, always.
 
     Returns
     -------
@@ -230,18 +261,52 @@ def load_model(name_or_path: str | Path, *, device: str = "auto") -> "ECGModel |
     ------
     BundleError
         If the bundle is damaged or does not fit its network.
+    BadInput
+        As of `load_ecg_model`.
     """
     bundle = load_bundle(name_or_path)
     if bundle.config.get("kind") == "ieeg-mvpformer":
         from phenokit.monitor import build_ieeg_model
 
+        if inference == "openvino":
+            raise BadInput("E_VERSION", "A model of iEEG is computed by torch alone.")
         return build_ieeg_model(bundle, device=device)
-    return _build_ecg_model(bundle, device)
+    return _build_ecg_model(bundle, device, inference)
 
 
-def load_ecg_model(name_or_path: str | Path, *, device: str = "auto") -> ECGModel:
-    """`load_model` where an ECG model is wanted; another kind is a `BundleError`."""
-    return _build_ecg_model(load_bundle(name_or_path), device)
+def load_ecg_model(
+    name_or_path: str | Path, *, device: str = "auto", inference: Inference = "auto"
+) -> ECGModel:
+    """`load_model` where an ECG model is wanted; another kind is a `BundleError`.
+
+    Parameters
+    ----------
+    inference
+        ``"torch"``; ``"openvino"``, on the CPU, with the extra ``fast`` and without
+        importing torch; or ``"auto"``, what `default_inference` says. The numbers of the
+        two agree to 1e-5; `ECGModel.inference` says which it is.
+
+    Raises
+    ------
+    BundleError
+        As `load_model`.
+    BadInput
+        ``E_MISSING`` if OpenVINO is wanted and not installed, ``E_VERSION`` if it is wanted
+        on CUDA.
+    """
+    return _build_ecg_model(load_bundle(name_or_path), device, inference)
+
+
+def default_inference(device: str = "auto") -> Literal["torch", "openvino"]:
+    """What ``inference="auto"`` stands for on this machine.
+
+    OpenVINO on the CPU where it is installed and was measured to be faster than torch;
+    otherwise torch.
+    """
+    on_cpu = _resolved(device) == "cpu"
+    was_measured = platform.machine() in ("x86_64", "AMD64")
+    is_exported = on_cpu and was_measured and find_spec("openvino") is not None
+    return "openvino" if is_exported else "torch"
 
 
 def score_ecg(
@@ -397,18 +462,11 @@ def score_ieeg(
 # --- steps ------------------------------------------------------------------------------
 
 
-def _build_ecg_model(bundle: Bundle, device: str) -> ECGModel:
-    import torch
-
-    from phenokit.networks.prototype import PrototypeConfig, for_inference, from_arrays
-
+def _build_ecg_model(bundle: Bundle, device: str, inference: Inference) -> ECGModel:
     if bundle.config.get("kind") != "ecg-prototype":
         raise BundleError("E_VERSION", f"{bundle.name} is not an ECG prototype model.")
     config = PrototypeConfig.from_dict(bundle.config["network"])
-    network = from_arrays(config, bundle.tensors)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = for_inference(network).to(device)
+    forward, device = _build_forward(config, bundle, device, inference)
     return ECGModel(
         name=bundle.name,
         bundle=bundle,
@@ -419,9 +477,45 @@ def _build_ecg_model(bundle: Bundle, device: str) -> ECGModel:
         trust=Trust.from_arrays(bundle.trust),
         weight=bundle.tensors["fusion.weight"].astype(np.float64),
         bias=bundle.tensors["fusion.bias"].astype(np.float64),
-        network=network,
+        forward=forward,
         device=device,
     )
+
+
+def _build_forward(
+    config: PrototypeConfig, bundle: Bundle, device: str, inference: Inference
+) -> tuple[ForwardPass, str]:
+    """The network, and the device that it is on."""
+    if inference not in get_args(Inference):
+        raise ValueError(f"inference is {inference!r}; choose from {get_args(Inference)}")
+    if inference == "auto":
+        inference = default_inference(device)
+    if inference == "torch":
+        from phenokit.networks.prototype import TorchForward, for_inference, from_arrays
+
+        device = _resolved(device)
+        network = for_inference(from_arrays(config, bundle.tensors)).to(device)
+        return TorchForward(network, device), device
+    if device not in ("auto", "cpu"):
+        raise BadInput("E_VERSION", f"OpenVINO computes on the CPU, not on {device}.")
+    if find_spec("openvino") is None:
+        raise BadInput("E_MISSING", "OpenVINO is not installed: install phenokit[fast].")
+    from phenokit.networks.exported import export
+
+    return export(config, bundle.tensors, batch=BATCH), "cpu"
+
+
+def _resolved(device: str) -> str:
+    """The device itself; torch is asked only where there is a driver of CUDA."""
+    if device != "auto":
+        return device
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -471,18 +565,11 @@ def _forward(
     The head is applied to each recording alone, in float64: a matrix product may round a
     row by its place in the batch, and the sum shown is then the sum scored.
     """
-    import torch
-
-    from phenokit.networks.prototype import full_precision
-
     for first in range(0, len(signals), BATCH):
         block = signals[first : first + BATCH]
         batch = np.zeros((BATCH, *block[0].shape), dtype=np.float32)
         batch[: len(block)] = block
-        with torch.inference_mode(), full_precision(model.device):
-            output = model.network(torch.from_numpy(batch).to(model.device))
-        similarity = output.similarity.cpu().numpy()
-        window, features = output.window.cpu().numpy(), output.features.cpu().numpy()
+        similarity, window, features = model.forward(batch)
         for row in range(len(block)):
             logit = (model.weight * similarity[row]).sum(axis=1) + model.bias
             yield _Output(similarity[row], window[row], logit, features[row])

@@ -23,11 +23,10 @@ departs from it so that the explanation is true and the network small:
   of the heartbeat rather than its shape. The pool holds mean and maximum.
 """
 
-import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -35,136 +34,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from phenokit.networks.checkpoint import check_shapes
+from phenokit.networks.prototype_config import (
+    DROPOUT_POSITION,
+    SAMPLES,
+    STRIDE,
+    BranchConfig,
+    Forward,
+    Pooling,
+    PrototypeConfig,
+    TrunkConfig,
+    ceiling,
+)
 from phenokit.statements import Branch
 
 _COUNTER = "num_batches_tracked"
 """Batch norm counts its batches; nothing reads the count."""
-
-SAMPLES = 1000
-"""Samples of the input: 10 s at 100 Hz."""
-
-STRIDE = 32
-"""Samples a latent step: every trunk halves the time axis five times."""
-
-_DROPOUT_POSITION = 6
-"""Where a 2D trunk has its dropout: after the two blocks of each of three stages."""
-
-BRANCHES: tuple[Branch, ...] = ("rhythm", "morphology", "global")
-"""The order of branches wherever their prototypes stand one after the other."""
-
-Pooling = Literal["max", "topk", "mean"]
-
-
-@dataclass(frozen=True)
-class TrunkConfig:
-    """One convolutional trunk.
-
-    Attributes
-    ----------
-    kind
-        ``"resnet1d"`` and ``"resnet2d"`` as published, ``"bounded"``: one kernel of three a
-        halving of the time axis, all others of one.
-    widths
-        Channels of the four stages.
-    """
-
-    kind: Literal["resnet1d", "resnet2d", "bounded"]
-    widths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class BranchConfig:
-    """One branch: its trunk and its prototypes.
-
-    Attributes
-    ----------
-    trunk
-        Key of the trunk that feeds it; two branches may share one.
-    labels
-        Labels that have prototypes here; prototypes are contiguous by label.
-    n_prototypes
-        Prototypes of each label, in the order of `labels`.
-    window
-        Latent steps of a prototype; ``None``: the whole recording, pooled over time.
-    time_pooling
-        Of a branch without window: ``"mean"``, or ``"mean_max"``, mean and maximum beside
-        each other, so that one abnormal beat is not averaged away.
-    context
-        Residual blocks over the whole recording between trunk and prototypes.
-    """
-
-    trunk: str
-    labels: tuple[str, ...]
-    n_prototypes: tuple[int, ...]
-    window: int | None
-    time_pooling: Literal["mean", "mean_max"] = "mean"
-    context: int = 0
-
-
-@dataclass(frozen=True)
-class PrototypeConfig:
-    """The whole network.
-
-    Attributes
-    ----------
-    labels
-        Labels of the fused head, in order.
-    features
-        Channels of the latent features that the add-on layers make of the trunk's, as
-        published; ``None``: prototypes live among the trunk's own features.
-    similarity
-        ``"cosine"``, at most 1, or ``"reference"``: the published scaled cosine with
-        ceilings 1, 13 and 4.
-    pooling
-        How window similarities become one: ``"max"``; ``"topk"``, the mean of the five
-        best; ``"mean"``, as the published code scores.
-    dropout
-        Share of trunk features dropped while training.
-    """
-
-    labels: tuple[str, ...]
-    trunks: dict[str, TrunkConfig]
-    branches: dict[Branch, BranchConfig]
-    features: int | None
-    similarity: Literal["cosine", "reference"] = "cosine"
-    pooling: Pooling = "max"
-    dropout: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data for ``config.json``."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "PrototypeConfig":
-        """From what `to_dict` wrote."""
-        return cls(
-            labels=tuple(data["labels"]),
-            trunks={
-                key: TrunkConfig(t["kind"], tuple(t["widths"]))
-                for key, t in data["trunks"].items()
-            },
-            # similarities stand in the order of BRANCHES, whatever the order in a file
-            branches={
-                name: BranchConfig(
-                    b["trunk"],
-                    tuple(b["labels"]),
-                    tuple(b["n_prototypes"]),
-                    b["window"],
-                    b["time_pooling"],
-                    b["context"],
-                )
-                for name in BRANCHES
-                if (b := data["branches"].get(name)) is not None
-            },
-            features=data["features"],
-            similarity=data["similarity"],
-            pooling=data["pooling"],
-            dropout=data["dropout"],
-        )
 
 
 def published(
@@ -505,17 +393,6 @@ def window_similarity(
     return scale * products / (window_norm * prototype_norm)
 
 
-def ceiling(features: int, steps: int) -> float:
-    """Highest similarity in reference mode: 1 for one step, else floor(sqrt(f T)) / T.
-
-    Examples
-    --------
-    >>> ceiling(512, 3), ceiling(512, 32), ceiling(512, 1)
-    (13.0, 4.0, 1.0)
-    """
-    return 1.0 if steps == 1 else math.isqrt(features * steps) / steps
-
-
 def window_distance(
     features: Float[Tensor, "batch feature time"],
     prototypes: Float[Tensor, "prototype feature step"],
@@ -805,6 +682,31 @@ def for_inference(network: PrototypeNetwork) -> PrototypeNetwork:
     return fold_batch_norm(network)
 
 
+@dataclass(frozen=True, eq=False)
+class TorchForward:
+    """The forward pass of a network that was made by `for_inference`.
+
+    Attributes
+    ----------
+    engine
+        Name and version of what computes.
+    """
+
+    network: PrototypeNetwork
+    device: str
+    engine: str = f"torch {torch.__version__.split('+')[0]}"
+
+    def __call__(self, signal: Float32[np.ndarray, "batch lead sample"]) -> Forward:
+        """Similarities, best windows and features of prepared ECGs."""
+        with torch.inference_mode(), full_precision(self.device):
+            output = self.network(torch.from_numpy(signal).to(self.device))
+        return Forward(
+            output.similarity.cpu().numpy(),
+            output.window.cpu().numpy(),
+            output.features.cpu().numpy(),
+        )
+
+
 def collapse_rows(trunk: ResNet2d) -> ResNet1d:
     """A 2D trunk as the 1D trunk of the same function.
 
@@ -827,7 +729,7 @@ def collapse_rows(trunk: ResNet2d) -> ResNet1d:
 def _without_dropout(name: str) -> str:
     """Name of a block in a trunk that has no dropout between its third and fourth stage."""
     part, number, rest = name.split(".", 2)
-    if part == "stages" and int(number) > _DROPOUT_POSITION:
+    if part == "stages" and int(number) > DROPOUT_POSITION:
         return f"stages.{int(number) - 1}.{rest}"
     return name
 
