@@ -32,6 +32,7 @@ def keep_words_out() -> None:
     """
     if logging.getLogRecordFactory() is not _without_words:
         logging.setLogRecordFactory(_without_words)
+        logging.raiseExceptions = False  # a log that cannot be written would print them
         threading.excepthook = _thread_failed
 
 

@@ -32,6 +32,7 @@ def logged(tmp_path: Path):
     handler.close()
     logging.setLogRecordFactory(before)
     threading.excepthook = hook
+    logging.raiseExceptions = True
 
 
 def fail() -> None:
