@@ -268,6 +268,8 @@ def score(
     if share is not None and restart:
         raise typer.BadParameter("--restart and --shard exclude each other")
     _note("score", detail="score", record=source)
+    if engine is BatchEngine.RAY:
+        typer.echo("Ray is slow to start: a small cohort is faster without it", err=True)
     with _progress_bars() as show:
         scoring = score_cohort(
             source,
