@@ -23,6 +23,7 @@ from phenokit.audit import audit_folder
 from phenokit.errors import BadInput
 from phenokit.jobs import jobs_folder
 from phenokit.networks.checkpoint import bundle_folders, load_bundle, models_folder
+from phenokit.pipeline import default_inference
 from phenokit.report.ieeg_viewer import extrema_folder
 from phenokit.reviews import reviews_file
 
@@ -47,7 +48,7 @@ PACKAGES = (
 """Packages that decide a number or guard a door."""
 
 OPTIONAL_PACKAGES = {
-    "openvino": "a second inference engine",
+    "openvino": "ECG models on the CPU, faster and without torch",
     "ray": "`--engine ray`",
     "pymef": "MEF3 sessions",
     "h5py": "HDF5 of the SWEC data set",
@@ -274,6 +275,7 @@ def machine_facts() -> Iterator[Fact]:
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     yield Fact("machine", "CUDA device", cuda)
     yield Fact("machine", "threads of torch", str(torch.get_num_threads()))
+    yield Fact("machine", "ECG models are computed by", default_inference())
 
 
 def _usable_processors() -> int:
