@@ -1,7 +1,7 @@
 """The backends of the attention beside dense attention: time and memory.
 
     OMP_NUM_THREADS=1 python benchmarks/mvpa.py [--sizes 22x25,64x25,128x25] [--rounds N]
-        [--heads 4] [--dim 32] [--seed 0] [--window 10]
+        [--repeats N] [--heads 4] [--dim 32] [--seed 0] [--window 10]
         [--braindecode FOLDER] [--variants gathered,dense,...]
 
 Sizes are channels x segments, one item, float32, one head of keys a head of queries, the
@@ -18,9 +18,10 @@ Both layers get the same weights, and their outputs are compared.
 
 Each variant runs in a process of its own, because memory that a process has once taken
 stays with it: growth of its peak resident memory after imports and inputs, and the median
-CPU time over the rounds after one round that is not counted. Ratios are against `gathered`,
+CPU time over the rounds after one round that is not counted. With `--repeats` the variants
+take turns, and medians over their processes are given. Ratios are against `gathered`,
 whose values and gradients the others must give to 1e-4 of the largest (float32); those of
-the layers against `layer-auto`. The load average stands in each line.
+the layers against `braindecode`. The load average stands in each line.
 
 `product` is a bare product of 1024^3 in the same process, its time scaled to the
 multiplications of the causal pairs of tokens: the bound.
@@ -37,6 +38,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -118,7 +120,9 @@ def layers(options: argparse.Namespace) -> tuple[list[Tensor], Callable[[], Tens
         # Not used by the layer, and its wheels may ask for CUDA.
         for name in ("torchaudio", "torchaudio.transforms", "torchaudio.functional"):
             sys.modules[name] = MagicMock()
-        from braindecode.models.mvpformer import _MVPAttention
+        from braindecode.models.mvpformer import (  # pyright: ignore[reportMissingImports]
+            _MVPAttention,
+        )
 
         layer = _MVPAttention(
             width, options.heads, options.heads, local_window=options.window
@@ -184,26 +188,26 @@ def timed(run: Callable[[], list[Tensor]], rounds: int) -> tuple[float, list[Ten
     return 1e3 * float(np.median(seconds[1:])), found
 
 
+def attention(options: argparse.Namespace, arguments: list[Tensor]) -> Tensor:
+    """One of the variants that are no layers."""
+    if options.variant == "gathered":
+        return gathered(arguments, options.window)
+    if options.variant == "biased":
+        return biased(arguments)
+    rule = AttentionRule(window=options.window)
+    return mvpa(*arguments, rule=rule, backend=options.variant)
+
+
 def measure(options: argparse.Namespace) -> None:
     """One variant at one size, in this process; prints JSON and saves what came out."""
     (channels, times), heads, dim = options.sizes[0], options.heads, options.dim
-    is_layer = options.variant in LAYERS
-    if is_layer:
-        arguments, layer = layers(options)
+    if options.variant in LAYERS:
+        arguments, attend = layers(options)
     else:
         arguments = inputs(channels, times, heads, dim, options.seed)
-    rule = AttentionRule(window=options.window)
+        attend = partial(attention, options, arguments)
     backward = options.passes == "forward+backward"
     a, b = torch.randn(2, 1024, 1024).unbind()
-
-    def attend() -> Tensor:
-        if is_layer:
-            return layer()
-        if options.variant == "gathered":
-            return gathered(arguments, options.window)
-        if options.variant == "biased":
-            return biased(arguments)
-        return mvpa(*arguments, rule=rule, backend=options.variant)
 
     def run() -> list[Tensor]:
         if options.variant == "product":
@@ -248,6 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the attention's backends")
     parser.add_argument("--sizes", type=lambda text: [size(s) for s in text.split(",")])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
@@ -272,8 +277,8 @@ def main() -> None:
     for channels, times in options.sizes:
         for passes in PASSES:
             with tempfile.TemporaryDirectory() as folder:
-                results = {}
-                for variant in variants:
+                found = {variant: [] for variant in variants}
+                for variant in options.repeats * variants:
                     out = Path(folder) / f"{variant}.npz"
                     command = [
                         python if variant == "braindecode" else sys.executable,
@@ -284,19 +289,25 @@ def main() -> None:
                     command += [f"--sizes={channels}x{times}", f"--variant={variant}"]
                     command += [f"--passes={passes}", f"--out={out}"]
                     done = subprocess.run(command, check=True, capture_output=True)
-                    results[variant] = json.loads(done.stdout)
-                    if variant in ("dense", "chunk", "sdpa") and "gathered" in results:
+                    found[variant].append(json.loads(done.stdout))
+                    if variant in ("dense", "chunk", "sdpa") and found.get("gathered"):
                         off = difference(out, Path(folder) / "gathered.npz")
                         if off > TOLERANCE:
                             raise SystemExit(
                                 f"{variant} differs from gathered by {off:.1e}"
                             )
-                if "braindecode" in results and "layer-auto" in results:
+                if "braindecode" in found and "layer-auto" in found:
                     off = difference(
                         Path(folder) / "braindecode.npz", Path(folder) / "layer-auto.npz"
                     )
                     if off > TOLERANCE:
                         raise SystemExit(f"the layers differ by {off:.1e}")
+            results = {
+                variant: {
+                    name: float(np.median([r[name] for r in runs])) for name in runs[0]
+                }
+                for variant, runs in found.items()
+            }
             for variant, r in results.items():
                 reference = "braindecode" if variant in LAYERS else "gathered"
                 first = results.get(reference, r)

@@ -379,17 +379,10 @@ def _prepare(
     b_e, b_t, b_c = (scale * bias).reshape(3, n_kv_heads, 1, 1, d)
     time = q.new_zeros(()).expand(*shape, n_times)
     if rule.time:
-        by_lag = _times_rows(torch.add(b_t, q, alpha=scale), R_by_lag)
-        lag = torch.arange(n_times - n_queries, n_times)[:, None] - torch.arange(n_times)
-        lag = lag.clamp(min=0).to(q.device)
-        time = by_lag.gather(-1, lag[:, None].expand_as(time))
+        time = _time_terms(torch.add(b_t, q, alpha=scale), R_by_lag, n_times)
     channel = q.new_zeros(()).expand(*shape, n_channels)
     if rule.channel:
-        by_distance = _times_rows(torch.add(b_c, q, alpha=scale), S_by_distance)
-        by_distance = by_distance.unflatten(3, (-1, n_channels))
-        index = distance.to(q.device)[:, None, None, None]
-        index = index.expand(*by_distance.shape[:-1], n_channels)
-        channel = by_distance.gather(-1, index).view_as(channel)
+        channel = _channel_terms(torch.add(b_c, q, alpha=scale), S_by_distance, distance)
     parts = _Parts(
         query=torch.add(b_e, q, alpha=scale),
         key=k.permute(0, 3, 1, 2, 4).contiguous(),
@@ -400,13 +393,30 @@ def _prepare(
     return parts, _Sight(spans, edges, key_mask, n_channels)
 
 
-def _times_rows(
+def _time_terms(
     query: Float[Tensor, "batch kv_head query row feature"],
-    rows: Float[Tensor, "#batch distance kv_head feature"],
-) -> Float[Tensor, "batch kv_head query row distance"]:
-    """Products of each query with the rows of a table."""
-    product = query.flatten(2, 3) @ rows.permute(0, 2, 3, 1)
-    return product.unflatten(2, query.shape[2:4])
+    R_by_lag: Float[Tensor, "#batch lag kv_head feature"],
+    n_times: int,
+) -> Float[Tensor, "batch kv_head query row time"]:
+    """First term of the logits; any value for segments to come."""
+    by_lag = query.flatten(2, 3) @ R_by_lag.permute(0, 2, 3, 1)
+    by_lag = by_lag.unflatten(2, query.shape[2:4])
+    time = torch.arange(n_times)
+    lag = (time[n_times - query.shape[2] :, None] - time).clamp(min=0).to(query.device)
+    return by_lag.gather(-1, lag[:, None].expand(*query.shape[:4], -1))
+
+
+def _channel_terms(
+    query: Float[Tensor, "batch kv_head query row feature"],
+    S_by_distance: Float[Tensor, "#batch distance kv_head feature"],
+    distance: Int[Tensor, "#batch channel channel"],
+) -> Float[Tensor, "batch kv_head query row channel"]:
+    """Second term of the logits."""
+    by_distance = query.flatten(2, 3) @ S_by_distance.permute(0, 2, 3, 1)
+    by_distance = by_distance.unflatten(2, (-1, distance.shape[-1]))
+    index = distance.to(query.device)[:, None, None]
+    index = index.expand(*by_distance.shape[:-1], -1)
+    return by_distance.gather(-1, index).view(*query.shape[:4], -1)
 
 
 def _from_the_end(
