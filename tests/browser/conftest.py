@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -89,7 +89,7 @@ def proxy_to(address: str, headers: Mapping[str, str]) -> Iterator[str]:
                 threading.Thread(target=pass_on, args=(client,), daemon=True).start()
 
         def pass_on(client: socket.socket) -> None:
-            with client, socket.create_connection(app) as upstream:
+            with suppress(OSError), client, socket.create_connection(app) as upstream:
                 head = b""
                 while b"\r\n\r\n" not in head:
                     if not (more := client.recv(65536)):
@@ -98,7 +98,9 @@ def proxy_to(address: str, headers: Mapping[str, str]) -> Iterator[str]:
                 head, _, body = head.partition(b"\r\n")
                 if b"websocket" not in body.partition(b"\r\n\r\n")[0].lower():
                     # One request a connection, so that every request gets the headers.
-                    body = re.sub(rb"(?i)connection:[^\r]*", b"Connection: close", body, 1)
+                    body = re.sub(
+                        rb"(?i)connection:[^\r]*", b"Connection: close", body, count=1
+                    )
                 upstream.sendall(head + b"\r\n" + added + body)
                 back = threading.Thread(target=copy, args=(upstream, client), daemon=True)
                 back.start()
@@ -106,12 +108,10 @@ def proxy_to(address: str, headers: Mapping[str, str]) -> Iterator[str]:
                 back.join()
 
         def copy(source: socket.socket, target: socket.socket) -> None:
-            try:
+            with suppress(OSError):
                 while data := source.recv(65536):
                     target.sendall(data)
                 target.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
