@@ -539,7 +539,8 @@ def _show_left(visit: Visit, rules: Rules) -> None:
         component("phenokit_leave", js=_LEAVE)(data=rules.sign_out, key="leave")
     else:
         st.text("The sign-in of the proxy may still be open: close the browser to end it.")
-        st.button(f"Go on as {visit.user}", type="primary", on_click=_go_on)
+        st.text(f"The proxy says that you are {visit.user}.")
+        st.button("Go on", type="primary", on_click=_go_on)
 
 
 def _go_on() -> None:

@@ -21,10 +21,17 @@ BANNED_CALLS = {
     *("pd.read_json", "pd.read_xml", "pd.read_sql", "wfdb.rdrecord", "wfdb.rdheader"),
     *("zipfile.Path", "tarfile.open", "shutil.unpack_archive", "tempfile.mktemp"),
 }
+BANNED_CALLS |= {
+    *("compile", "__import__", "importlib.import_module", "subprocess.getoutput"),
+    *("os.popen2", "os.execv", "os.execvp", "os.spawnl", "pd.read_clipboard"),
+    *("mne.io.read_raw", "wfdb.rdsamp", "wfdb.rdann", "wfdb.dl_database"),
+    *("urllib.request.urlretrieve", "safetensors.torch.load_file"),
+}
 BANNED_METHODS = {"extractall", "extract", "to_pickle", "to_excel"}
 BANNED_KEYWORDS = {"unsafe_allow_html", "allow_pickle", "weights_only", "shell"}
 ALLOWED = {
     ("phenokit/readers/xml.py", "xml"),  # the one gate
+    ("phenokit/job_queue.py", "os.execv"),  # a job becomes its own command
     ("phenokit/readers/ptbxl.py", "pd.read_csv"),  # text in memory, columns checked after
 }
 
@@ -65,6 +72,76 @@ def test_source_has_no_way_in_for_code_or_unchecked_files(path):
     name = path.relative_to(ROOT).as_posix()
     found = set(dangers(ast.parse(path.read_text())))
     assert {danger for danger in found if (name, danger) not in ALLOWED} == set()
+
+
+# What a page shows of a file is text, never Markdown: Streamlit fetches the image of a
+# Markdown text, also in a label.
+
+PAGES = [path for path in SOURCES if path.parent.name == "pages"] + [ROOT / "app.py"]
+BANNED_ELEMENTS = {
+    *("write", "markdown", "html", "image", "iframe", "exception", "latex", "audio"),
+    *("video", "graphviz_chart", "pdf", "map", "components", "json", "table", "metric"),
+}
+READS_MARKDOWN = {
+    *("caption", "info", "warning", "error", "success", "title", "header", "subheader"),
+    *("button", "download_button", "expander", "popover", "toggle", "checkbox", "radio"),
+    *("selectbox", "multiselect", "slider", "select_slider", "number_input", "text_input"),
+    *("text_area", "pills", "segmented_control", "tabs", "page_link", "link_button"),
+    *("status", "spinner", "progress", "toast", "badge", "form_submit_button"),
+    *("file_uploader", "dialog", "date_input", "time_input"),
+}
+OF_UNKNOWN_ORIGIN = {
+    *("name", "title", "record_id", "patient_id", "person_id", "path", "location", "user"),
+    *("channels", "source", "message", "note", "author", "stem", "filename", "columns"),
+}
+KNOWN = {
+    "_risk_results.py: panel.title",  # of `phenokit.report.risk`, fixed words
+}
+
+
+def markdown_of_unknown_origin(tree: ast.AST) -> Iterator[str]:
+    """What a call that reads Markdown is given of a file, as far as its words tell."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        if dotted(node.func).startswith("st.") and node.func.attr in BANNED_ELEMENTS:
+            yield dotted(node.func)
+        if node.func.attr not in READS_MARKDOWN:
+            continue
+        words = [*node.args[:1]]
+        words += [k.value for k in node.keywords if k.arg in {"label", "body", "help"}]
+        words += [k.value for k in node.keywords if k.arg in {"text", "placeholder"}]
+        for part in [part for word in words for part in ast.walk(word)]:
+            if isinstance(part, ast.Attribute) and part.attr in OF_UNKNOWN_ORIGIN:
+                yield ast.unparse(part)
+            if isinstance(part, ast.Name) and part.id in OF_UNKNOWN_ORIGIN - {
+                *("message", "title", "name")  # local words, checked where they are made
+            }:
+                yield part.id
+            if isinstance(part, ast.Call) and dotted(part.func) in {"str", "repr"}:
+                yield ast.unparse(part)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[path.name for path in PAGES])
+def test_a_page_gives_no_text_of_a_file_to_markdown(path):
+    found = {f"{path.name}: {one}" for one in markdown_of_unknown_origin(
+        ast.parse(path.read_text()))}  # fmt: skip
+    assert found - KNOWN == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'st.caption(f"Recording {one.record_id}")',
+        "st.error(str(error))",
+        'left.button(f"Open {entry.name}")',
+        "st.expander(label=recording.channels[0])",
+        "st.write(anything)",
+        'st.image("a.png")',
+    ],
+)
+def test_the_test_of_markdown_sees_what_it_forbids(code):
+    assert list(markdown_of_unknown_origin(ast.parse(code)))
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_visit_behind_the_proxy_from_sign_in_to_sign_out(
         visitor.get_by_text("signed out after").wait_for()
         visitor.locator(".sheet > svg").first.wait_for(state="detached")
         assert "record=" not in visitor.url
-        visitor.get_by_role("button", name="Go on as").click()
+        visitor.get_by_role("button", name="Go on").click()
         visitor.get_by_text("Choose a recording").first.wait_for()
         visitor.get_by_role("button", name="Sign out").click()
         visitor.get_by_text("You have signed out").wait_for()
