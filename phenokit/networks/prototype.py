@@ -23,10 +23,13 @@ departs from it so that the explanation is true and the network small:
   of the heartbeat rather than its shape. The pool holds mean and maximum.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -50,6 +53,8 @@ from phenokit.networks.prototype_config import (
     ceiling,
 )
 from phenokit.statements import Branch
+
+_LOG = logging.getLogger(__name__)
 
 _COUNTER = "num_batches_tracked"
 """Batch norm counts its batches; nothing reads the count."""
@@ -686,6 +691,11 @@ def for_inference(network: PrototypeNetwork) -> PrototypeNetwork:
 class TorchForward:
     """The forward pass of a network that was made by `for_inference`.
 
+    On a GPU a batch goes over from pinned memory. Where memory runs out it is taken in
+    halves, at last one recording at a time on the CPU: the numbers may then differ in their
+    last bits. Nothing is computed in bfloat16, which moves probabilities by more than a
+    device may (decision 008).
+
     Attributes
     ----------
     engine
@@ -698,13 +708,43 @@ class TorchForward:
 
     def __call__(self, signal: Float32[np.ndarray, "batch lead sample"]) -> Forward:
         """Similarities, best windows and features of prepared ECGs."""
-        with torch.inference_mode(), full_precision(self.device):
-            output = self.network(torch.from_numpy(signal).to(self.device))
+        batch = torch.from_numpy(signal)
+        if self.device.startswith("cuda"):
+            batch = batch.pin_memory()
+        outputs = self._in_pieces(batch, len(signal))
         return Forward(
-            output.similarity.cpu().numpy(),
-            output.window.cpu().numpy(),
-            output.features.cpu().numpy(),
+            *(
+                np.concatenate([getattr(output, name).cpu().numpy() for output in outputs])
+                for name in ("similarity", "window", "features")
+            )
         )
+
+    def _in_pieces(self, batch: Tensor, size: int) -> list[PrototypeOutput]:
+        """Outputs of pieces of at most `size` recordings, halved until they fit."""
+        try:
+            with torch.inference_mode(), full_precision(self.device):
+                return [
+                    self.network(piece.to(self.device, non_blocking=True))
+                    for piece in batch.split(size)
+                ]
+        except torch.OutOfMemoryError:
+            _warn_of_memory(self.device)
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        if size > 1:
+            return self._in_pieces(batch, size // 2)
+        with torch.inference_mode():
+            return [self._network_on_cpu(batch)]
+
+    @cached_property
+    def _network_on_cpu(self) -> PrototypeNetwork:
+        return deepcopy(self.network).cpu()
+
+
+@lru_cache
+def _warn_of_memory(device: str) -> None:
+    """Once a process."""
+    _LOG.warning("memory of %s ran out: smaller batches, then the CPU", device)
 
 
 def collapse_rows(trunk: ResNet2d) -> ResNet1d:

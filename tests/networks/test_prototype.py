@@ -8,6 +8,7 @@ from phenokit.networks.prototype import (
     BoundedTrunk,
     PrototypeNetwork,
     ResNet1d,
+    TorchForward,
     branch_classifier_weight,
     ceiling,
     compact,
@@ -198,3 +199,39 @@ def test_cuda_convolves_in_float32_for_as_long_as_it_is_asked_to():
     assert setting.fp32_precision == before
     with full_precision("cpu"):
         assert setting.fp32_precision == before
+
+
+class FullMemory(PrototypeNetwork):
+    """A device that holds a few recordings at a time, and none once it is asked often."""
+
+    def __init__(self, config, fits):
+        super().__init__(config)
+        self.fits, self.sizes = fits, []
+
+    def forward(self, signal):
+        self.sizes.append(len(signal))
+        if len(signal) > self.fits:
+            raise torch.OutOfMemoryError
+        return super().forward(signal)
+
+    def __deepcopy__(self, memo):
+        other = FullMemory(self.config, fits=99)
+        other.load_state_dict(self.state_dict())
+        return other.eval()
+
+
+@pytest.mark.parametrize(
+    ("fits", "sizes"), [(16, [16]), (5, [16, 8, 4, 4, 4, 4]), (0, [16, 8, 4, 2, 1])]
+)
+def test_a_batch_is_halved_until_it_fits_and_at_last_computed_on_the_cpu(fits, sizes):
+    labels = ("AFIB", "SR")
+    config = compact(
+        {"rhythm": labels}, labels, per_label={"rhythm": 2}, widths=(4, 4, 8, 8)
+    )
+    network = FullMemory(config, fits).eval()
+    signal = np.random.default_rng(0).normal(size=(16, 12, 1000)).astype(np.float32)
+    expected = TorchForward(network.__deepcopy__({}), "cpu")(signal)
+    found = TorchForward(network, "cpu")(signal)
+    assert network.sizes == sizes
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
