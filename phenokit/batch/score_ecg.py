@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from phenokit.batch.workers import mark
+from phenokit.batch.workers import abandon, mark
 from phenokit.errors import CODES, BadInput, outcome_of
 from phenokit.pipeline import BATCH, ECGModel, ScoredECG, score_ecg
 from phenokit.recording import Recording
@@ -89,6 +89,9 @@ def _scored(
     try:
         return list(zip(recordings, score_ecg(recordings, model), strict=True))
     except Exception as error:
+        if type(error).__name__ == "AcceleratorError":
+            abandon()  # of CUDA: every later call of this process would fail as well
+            raise
         if len(recordings) == 1:
             return [_internal("scoring", error)]
         return [one for recording in recordings for one in _scored([recording], model)]

@@ -207,3 +207,17 @@ def test_nothing_is_no_row(tiny_model, tmp_path):
     assert json.loads((tmp_path / "out/manifest.json").read_text())["n_parts"] == 0
     with pytest.raises(BadInput, match="no file or folder nowhere"):
         score(tmp_path / "nowhere", tmp_path / "out", tiny_model)
+
+
+def test_a_gpu_that_was_lost_is_laid_to_no_recording(
+    ward, tiny_model, tmp_path, monkeypatch
+):
+    lost = type("AcceleratorError", (RuntimeError,), {})
+
+    def fail(recordings, model):
+        raise lost
+
+    monkeypatch.setattr("phenokit.batch.score_ecg.score_ecg", fail)
+    with pytest.raises(lost):
+        score(ward, tmp_path, tiny_model)
+    assert not list(tmp_path.glob("part-*"))
