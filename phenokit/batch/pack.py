@@ -22,6 +22,7 @@ from phenokit.readers.packed import REQUIRED_COLUMNS, quantise, write_archive
 from phenokit.readers.ptbxl import LABEL_CODES, read_ptbxl, read_recordings
 from phenokit.readers.tables import Column, read_table
 from phenokit.recording import Recording
+from phenokit.report.tables import write_table
 
 SCALE = 0.001
 """Step of an archive: 0.001 of a standard deviation, or 1 microvolt."""
@@ -269,7 +270,7 @@ def _pack(
     finally:
         waiting.unlink(missing_ok=True)
     all_rejected = pd.DataFrame([*dropped, *rejected], columns=pd.Index(_REJECTED_COLUMNS))
-    all_rejected.to_csv(out / "rejected.csv", index=False)
+    write_table(out / "rejected.csv", all_rejected)
     return Packing(len(packed), all_rejected)
 
 

@@ -1,3 +1,4 @@
+import csv
 import os
 import subprocess
 import sys
@@ -56,6 +57,16 @@ def test_pack_folder_loses_no_file(hospital, tmp_path):
     assert table["record_id"].tolist() == ["a/first", "b/second"]
     written = pd.read_csv(tmp_path / "out/rejected.csv")
     assert written["code"].tolist() == packing.rejected["code"].tolist()
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+2", "-3", "@SUM(A1)", "\t=4", "\r=5"])
+def test_a_name_that_a_spreadsheet_would_run_is_text(hospital, tmp_path, name):
+    (hospital / f"{name}.hea").write_text("x 12 500 5000\n")
+    pack_folder(hospital, tmp_path / "out", dataset="mine", contract=CONTRACT)
+    with (tmp_path / "out/rejected.csv").open(newline="") as file:
+        names = [row[0] for row in csv.reader(file)]
+    assert f"'{name}" in names
+    assert name not in names
 
 
 def test_a_packed_recording_is_what_prepare_gives(hospital, tmp_path):
