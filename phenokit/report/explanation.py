@@ -7,7 +7,6 @@ are rounded so that the printed column adds up to the printed logit.
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from phenokit.evidence.prototypes import Finding, Match, Prototype
 from phenokit.pipeline import Explanation, ScoredECG
 from phenokit.recording import Recording
 from phenokit.report.ecg_paper import BANNER
+from phenokit.report.tables import Lines
 from phenokit.statements import SCP_STATEMENTS, clinical_name
 
 OUTCOME_WORDS = {
@@ -438,8 +438,10 @@ def format_csv(explanation: Explanation) -> bytes:
         for finding in explanation.findings
         for cells in (*map(_match_cells, finding.matches), _bias_cells(finding))
     ] or [head]
-    text = io.StringIO(newline="")
-    writer: csv.DictWriter[str] = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    text = Lines(newline="")
+    writer: csv.DictWriter[str] = csv.DictWriter(
+        text, CSV_COLUMNS, lineterminator=Lines.END
+    )
     writer.writeheader()
     writer.writerows({name: _guard(cell) for name, cell in row.items()} for row in rows)
     return text.getvalue().encode()

@@ -48,8 +48,8 @@ def format_table(table: pd.DataFrame, *, separator: str = ",") -> bytes:
     ValueError
         If a text holds a NUL, or a cell holds something else than a plain value.
     """
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, delimiter=separator, lineterminator="\n")
+    buffer = Lines(newline="")
+    writer = csv.writer(buffer, delimiter=separator, lineterminator=Lines.END)
     writer.writerow([guard_cell(str(name)) for name in table.columns])
     columns = [_cells(table.iloc[:, k]) for k in range(table.shape[1])]
     writer.writerows(zip(*columns, strict=True))
@@ -57,6 +57,21 @@ def format_table(table: pd.DataFrame, *, separator: str = ",") -> bytes:
     if "\0" in text:
         raise ValueError("a text holds a NUL, which no table can")
     return text.encode("utf-8")
+
+
+class Lines(io.StringIO):
+    """What a writer of `csv` writes to with the line terminator `END`; lines end in LF.
+
+    The writer puts quotes around a cell that holds a character of its terminator. A CR
+    without them would end the row for many readers, and what stands behind it, say
+    ``=1+1``, would be a cell of its own.
+    """
+
+    END = "\r\n"
+
+    def write(self, line: str, /) -> int:
+        """Write one row."""
+        return super().write(f"{line.removesuffix(self.END)}\n")
 
 
 def guard_cell(text: str) -> str:

@@ -41,6 +41,16 @@ def test_format_table_writes_formulas_as_text_that_comes_back():
     pd.testing.assert_frame_equal(read.map(unguard_cell), table)
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_a_line_break_within_a_text_makes_no_row_of_its_own(end):
+    hostile = f"name{end}=1+1"
+    data = format_table(pd.DataFrame({"a": [hostile, "x"], "b": ["1", "2"]}))
+    assert data.endswith(b"x,2\n")
+    # As a reader that ends rows at CR, LF or both.
+    rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
+    assert rows == [["a", "b"], [hostile, "1"], ["x", "2"]]
+
+
 def test_format_table_keeps_every_digit_of_numbers_and_no_value_as_no_value():
     table = pd.DataFrame(
         {
