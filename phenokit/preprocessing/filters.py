@@ -55,7 +55,7 @@ def filter_signal(
     ValueError
         If the band does not lie below half the sampling rate.
     """
-    from scipy.signal import butter, sosfiltfilt
+    from scipy.signal import sosfiltfilt
 
     kind, edges = ("highpass", [low]) if high is None else ("bandpass", [low, high])
     if any(below >= above for below, above in pairwise([0, *edges, sampling_rate / 2])):
@@ -63,9 +63,18 @@ def filter_signal(
             f"the edges {edges} Hz do not rise between 0 and {sampling_rate / 2:g} Hz, "
             "half the sampling rate"
         )
-    # Second-order sections: at 500 Hz the polynomial form of a 0.5 Hz edge loses digits.
-    sections = butter(order, np.squeeze(edges), kind, fs=sampling_rate, output="sos")
+    sections = _sections(kind, *edges, order=order, sampling_rate=sampling_rate)
     return sosfiltfilt(sections, signal, axis=-1)
+
+
+@lru_cache(maxsize=8)  # its design costs as much as filtering a recording
+def _sections(
+    kind: str, *edges: float, order: int, sampling_rate: float
+) -> Float[np.ndarray, "section 6"]:
+    from scipy.signal import butter
+
+    # Second-order sections: at 500 Hz the polynomial form of a 0.5 Hz edge loses digits.
+    return np.array(butter(order, np.squeeze(edges), kind, fs=sampling_rate, output="sos"))
 
 
 @dataclass(frozen=True)

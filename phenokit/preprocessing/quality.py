@@ -177,11 +177,14 @@ def assess_quality(recording: Recording, *, limits: Limits = DEFAULT_LIMITS) -> 
     copy, copy_rate = _working_copy(signal, rate)
     baseline = _average(copy, 1.0, copy_rate)
     level = copy - baseline
-    beats, contrast = _find_beats(level, copy_rate, usable)
+    smooth = _average(level, 0.03, copy_rate)
+    envelope = _envelope(level, smooth, copy_rate)
+    beats, contrast = _find_beats(envelope, copy_rate, usable)
     heart_rate = _heart_rate(beats, copy_rate) if contrast >= limits.beat_contrast else None
     findings += _judge_duration(recording.duration, heart_rate, limits)
     findings += _judge_amplitude(copy, copy_rate, usable, limits)
-    findings += _judge_noise(level, baseline, copy_rate, heart_rate, usable, limits)
+    hiss = np.abs(level - smooth).mean(axis=1)
+    findings += _judge_noise(envelope, hiss, baseline, heart_rate, usable, limits)
     findings += _judge_limb_leads(
         copy, step, recording.derived, _is_rescaled(signal, step), usable, limits
     )
@@ -298,13 +301,13 @@ def _is_clipped(
     clipped = np.zeros(len(signal), dtype=bool)
     if signal.shape[1] < 2:
         return clipped
-    median = np.median(signal, axis=1)
     for extreme, sign in ((signal.max(axis=1), 1), (signal.min(axis=1), -1)):
         is_at = sign * signal >= (sign * extreme - step / 2)[:, np.newaxis]
         stays = is_at[:, 1:] & is_at[:, :-1]
         share = stays.mean(axis=1)
-        is_far = np.abs(extreme - median) >= limits.clip_height
-        for row in np.flatnonzero((share >= limits.clip_share) & is_far):
+        for row in np.flatnonzero(share >= limits.clip_share):
+            if np.abs(extreme[row] - np.median(signal[row])) < limits.clip_height:
+                continue
             n_visits = np.count_nonzero(stays[row, 1:] > stays[row, :-1])
             clipped[row] |= n_visits >= 3 or share[row] >= 5 * limits.clip_share
         clipped |= (np.abs(extreme) >= 32766.5 * step) & (is_at.sum(axis=1) >= 2)
@@ -343,14 +346,28 @@ def _average(
 
 
 def _envelope(
-    level: Float[np.ndarray, "lead time"], rate: float
+    level: Float[np.ndarray, "lead time"],
+    smooth: Float[np.ndarray, "lead time"],
+    rate: float,
 ) -> Float[np.ndarray, "lead time"]:
     """Size of what changes within 30 to 150 ms (5 to 20 Hz), where the QRS lives."""
-    return np.abs(_average(level, 0.03, rate) - _average(level, 0.15, rate))
+    return np.abs(smooth - _average(level, 0.15, rate))
+
+
+def _medians_above(
+    rows: Float[np.ndarray, "lead time"], limit: float
+) -> Bool[np.ndarray, " lead"]:
+    """Whether the median of each row is above a limit; most rows need only be counted."""
+    above = np.count_nonzero(rows > limit, axis=1) >= rows.shape[1] // 2
+    for row in np.flatnonzero(above):
+        above[row] = np.median(rows[row]) > limit
+    return above
 
 
 def _find_beats(
-    level: Float[np.ndarray, "lead time"], rate: float, usable: Bool[np.ndarray, " lead"]
+    envelope: Float[np.ndarray, "lead time"],
+    rate: float,
+    usable: Bool[np.ndarray, " lead"],
 ) -> tuple[Int[np.ndarray, " beat"], float]:
     """Where the QRS complexes are, from all leads together, and how far they stand out.
 
@@ -359,7 +376,7 @@ def _find_beats(
     """
     from scipy.ndimage import maximum_filter1d
 
-    envelope = _envelope(level[usable], rate)
+    envelope = envelope[usable]
     mean = envelope.mean(axis=1, keepdims=True)
     if not (mean > 0).any():
         return np.empty(0, dtype=np.int64), 0.0
@@ -421,6 +438,8 @@ def _judge_amplitude(
         message = f"The leads span {median:.2g} mV, too much for an ECG: {remedy}"
         leads, detail = _named(usable), "is far larger than an ECG"
     else:
+        if np.ptp(copy, axis=1).max() <= limits.excursion:
+            return []  # no value is farther from the median than the range
         middle = np.median(copy, axis=1, keepdims=True)
         excursion = np.abs(copy - middle).max(axis=1)
         leads = _named(usable & (excursion > limits.excursion))
@@ -435,9 +454,9 @@ def _judge_amplitude(
 
 
 def _judge_noise(
-    level: Float[np.ndarray, "lead time"],
+    envelope: Float[np.ndarray, "lead time"],
+    hiss: Float[np.ndarray, " lead"],
     baseline: Float[np.ndarray, "lead time"],
-    rate: float,
     heart_rate: float | None,
     usable: Bool[np.ndarray, " lead"],
     limits: Limits,
@@ -446,9 +465,8 @@ def _judge_noise(
     if not usable.any():
         return []
     findings = []
-    between_beats = np.median(_envelope(level, rate), axis=1)
-    hiss = np.abs(level - _average(level, 0.03, rate)).mean(axis=1)
-    noisy = _named(usable & ((between_beats > limits.lead_noise) | (hiss > limits.hiss)))
+    between_beats = _medians_above(envelope, limits.lead_noise)
+    noisy = _named(usable & (between_beats | (hiss > limits.hiss)))
     wandering = _named(usable & (np.ptp(baseline, axis=1) > limits.wander))
     remedy = "check the {electrode}, let the patient lie still and record again."
     if heart_rate is None:
