@@ -63,7 +63,7 @@ image-requirements: build/tools/.installed
 
 # make sbom    list what the image is made of: deploy/sbom.cdx.json (CycloneDX)
 sbom: build/tools/.installed
-	cat deploy/requirements.txt deploy/requirements-torch.txt > build/image-requirements.txt
+	{ cat deploy/requirements.txt; sed -n "$(if $(TORCH_INDEX_URL),s/^\(torch==[^ ]*\).*/\1/p,p)" deploy/requirements-torch.txt; } > build/image-requirements.txt
 	build/tools/bin/cyclonedx-py requirements build/image-requirements.txt --pyproject pyproject.toml --output-reproducible --output-file deploy/sbom.cdx.json
 
 # make image   build the image; TORCH_INDEX_URL names an index of CPU wheels, else it has CUDA
