@@ -186,3 +186,19 @@ def test_a_container_without_a_sign_in_ends_instead_of_opening():
     )  # fmt: skip
     assert done.returncode == 1
     assert "nobody has to sign in" in done.stderr
+
+
+def test_a_container_with_a_damaged_model_ends_instead_of_opening(
+    tmp_path, write_toy_bundle
+):
+    damaged = write_toy_bundle(tmp_path, "damaged")
+    with (damaged / "calibration.json").open("a") as file:
+        file.write(" ")
+    done = subprocess.run(
+        [sys.executable, "deploy/start.py", "app"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PATH": "/usr/bin:/bin", "PHENOKIT_SIGNIN": "open",
+             "PHENOKIT_MODELS": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "not ready: damaged: E_WEIGHTS_HASH" in done.stderr
