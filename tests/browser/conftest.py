@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def running_app(demo: Path, log: Path, **variables: str) -> Iterator[str]:
+def running_app(demo: Path, log: Path, *, port: int = 0, **variables: str) -> Iterator[str]:
     """Address of an app that lives as long as the context."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     environment = {**os.environ, "PHENOKIT_DEMO": str(demo), **variables}
     command = [
