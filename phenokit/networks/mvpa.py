@@ -520,6 +520,12 @@ class _Block(NamedTuple):
         """Index of the queries in what is laid out as `_Parts.query`."""
         return self.items, slice(None), self.steps, self.rows
 
+    def size(self, parts: "_Parts") -> int:
+        """Logits of the block."""
+        batch, kv_heads, n_steps, n_rows, _ = parts.query[self.queries].shape
+        n_tokens = (self.stop - self.first) * parts.key.shape[3]
+        return batch * kv_heads * n_steps * n_rows * n_tokens
+
     @property
     def axes(self) -> tuple[int, int]:
         """Segments and channels of the keys in what `grid` returns."""
@@ -570,8 +576,11 @@ class _Chunk(torch.autograd.Function):
         blocks = _blocks_of(parts, sight, memory_limit)
         keep = any(ctx.needs_input_grad) and _few(parts, blocks, memory_limit)
         output, kept = torch.empty_like(query), []
+        room = query.new_empty(
+            0 if keep else max((x.size(parts) for x in blocks), default=0)
+        )
         for block in blocks:
-            p = _block_probabilities(parts, sight, block)
+            p = _block_probabilities(parts, sight, block, None, None if keep else room)
             here = output[block.queries]
             here.copy_((p @ block.keys(value, block.first)).view_as(here))
             if keep:
@@ -589,12 +598,17 @@ class _Chunk(torch.autograd.Function):
         parts, sight = _Parts(query, key, value, time, channel), ctx.sight
         wide = torch.promote_types(query.dtype, torch.float32)  # sums over many blocks
         total = _Parts(*(torch.zeros(x.shape, dtype=wide, device=x.device) for x in parts))
+        n = max((x.size(parts) for x in ctx.blocks), default=0)
+        room, more = (
+            torch.empty(x, dtype=wide, device=query.device) for x in (0 if kept else n, n)
+        )
         for i, block in enumerate(ctx.blocks):
-            p = kept[i] if kept else _block_probabilities(parts, sight, block, wide)
+            p = kept[i] if kept else _block_probabilities(parts, sight, block, wide, room)
             here = block.queries
             dy, y = (x[here].to(wide).flatten(2, 3) for x in (grads[0], output))
             block.add_keys(p.mT @ dy, total.value, block.first)
-            d_logit = dy @ block.keys(value, block.first).to(wide).mT
+            v = block.keys(value, block.first).to(wide)
+            d_logit = torch.matmul(dy, v.mT, out=more[: p.numel()].view(p.shape))
             d_logit -= (dy * y).sum(-1, keepdim=True)
             d_logit *= p
             _add_block(total, d_logit, parts, sight, block)
@@ -691,9 +705,13 @@ def _block_near(sight: _Sight, block: _Block, like: Tensor) -> Tensor:
 
 
 def _block_probabilities(
-    parts: _Parts, sight: _Sight, block: _Block, dtype: torch.dtype | None = None
+    parts: _Parts,
+    sight: _Sight,
+    block: _Block,
+    dtype: torch.dtype | None = None,
+    room: Tensor | None = None,
 ) -> Float[Tensor, "batch kv_head row_of_block token"]:
-    """`_probabilities` of a block."""
+    """`_probabilities` of a block, in memory that is there already (`room`) or in new."""
     here, first, edge, stop = block.queries, block.first, block.edge, block.stop
     (times, channels), spans = block.axes, sight.spans[block.steps]
     dtype = dtype or parts.query.dtype
@@ -703,7 +721,11 @@ def _block_probabilities(
     if len(spans) > 1:
         time = time + lowest * _unseen(spans, first, stop, time.device).to(dtype)[:, None]
     channel = parts.channel[here].to(dtype)
-    grid = (time.unsqueeze(channels) + channel.unsqueeze(times)).contiguous()
+    time, channel = time.unsqueeze(channels), channel.unsqueeze(times)
+    shape = [max(sizes) for sizes in zip(time.shape, channel.shape, strict=True)]
+    n = math.prod(shape)
+    grid = (time.new_empty(n) if room is None else room[:n]).view(shape)
+    torch.add(time, channel, out=grid)
     logit = grid.flatten(2, 3).flatten(-2)
     if edge < stop:
         q = parts.query[here].to(dtype).flatten(2, 3)
