@@ -247,6 +247,8 @@ class Seen:
     ----------
     answers
         When each began, and how long it took; seconds.
+    spent
+        Every second: answers so far, and processor time of the server so far.
     """
 
     answers: list[tuple[float, float]] = field(default_factory=list)
@@ -254,6 +256,15 @@ class Seen:
     errors: list[str] = field(default_factory=list)
     lines: int = 0
     health: list[float] = field(default_factory=list)
+    spent: list[tuple[int, float]] = field(default_factory=list)
+
+    def processor_ms(self, warm: int) -> float | None:
+        """Processor time of the server an answer, once there were `warm` answers."""
+        since = [one for one in self.spent if one[0] >= warm]
+        if not since or since[-1][0] == since[0][0]:
+            return None
+        (n_before, before), (n, after) = since[0], since[-1]
+        return round(1000 * (after - before) / (n - n_before), 1)
 
     def summary(self, seconds: float) -> dict[str, object]:
         """In figures."""
@@ -323,6 +334,7 @@ async def watch_health(one: Server, until: float, seen: Seen) -> None:
     """Every second until it is time."""
     while time.monotonic() < until:
         seen.health.append(await asyncio.to_thread(one.health))
+        seen.spent.append((len(seen.answers), one.processor_seconds()))
         await asyncio.sleep(1)
 
 
@@ -340,7 +352,6 @@ def report(name: str, one: Server, seen: Seen, seconds: float, **more: object) -
         **more,
         **seen.summary(seconds),
         "server_mb": round(one.memory()),
-        "processor_share": round(one.processor_seconds() / seconds, 2),
         "machine_load": round(os.getloadavg()[0], 1),
     }
     print(json.dumps(figures), flush=True)
@@ -355,7 +366,8 @@ def load_pages(app: Path, empty: Path, folder: Path, n: int, seconds: float) -> 
         seen = Seen()
         with server(script, folder, PHENOKIT_SESSIONS=str(2 * n)) as one:
             asyncio.run(load(one, n, lasts, seen))
-            report(name, one, seen, lasts, sessions=n)
+            spent = seen.processor_ms(warm=n)
+            report(name, one, seen, lasts, sessions=n, processor_ms_an_answer=spent)
 
 
 def overload(app: Path, folder: Path, n: int, seconds: float) -> None:
