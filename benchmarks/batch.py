@@ -1,7 +1,7 @@
 """Scoring a cohort: what exactly-once costs, and whether it stays small.
 
     OMP_NUM_THREADS=1 python benchmarks/batch.py [--model NAME] [--records N]
-        [--many N] [--readable N] [--parts overhead,workers,resume,start,memory]
+        [--many N] [--whole N] [--parts overhead,workers,resume,start,memory]
 
 Records of 10 s at 100 Hz are simulated and repeated as hard links. Every measured run is a
 process of its own, so that peaks are its own. Times of the processor are those of all
@@ -16,8 +16,8 @@ processes of a run, start and model included. Printed:
 - `start`: seconds until the first recording of `--many` is given to a worker, by the wall
   and by the processor; wanted < 5;
 - `memory`: peak resident memory at `--many` records over that at a tenth of them, of the
-  parent and of a worker; wanted <= 1.1. One record in `--readable` can be read, the others
-  are rejected by their header: what is kept of a record is the same, and soon made.
+  parent and of a worker; wanted <= 1.1. One record in `--whole` is of 10 s, the others of
+  2 s, from which the model abstains: what is kept of a record is the same, and soon made.
 """
 
 import argparse
@@ -47,32 +47,32 @@ BLOCK = 256
 CONDITIONS = ("normal", "atrial_fibrillation", "left_bundle_branch_block")
 
 
-def write_ward(folder: Path, n: int, readable: int = 1) -> Path:
+def write_ward(folder: Path, n: int, whole: int = 1) -> Path:
     """`n` records in folders of a thousand; their files are links to a few."""
     first = folder.with_name("different")
     if not first.exists():
         first.mkdir(parents=True)
-        (first / "broken.hea").write_text("broken 12 500\n")
         rng = np.random.default_rng(7)
         for k in range(N_DIFFERENT):
             recording = simulate_ecg(
                 CONDITIONS[k % 3], rng=rng, age=60.0, sex="female", sampling_rate=100.0
             ).recording
-            wfdb.wrsamp(
-                f"s{k:02d}", fs=100, units=["mV"] * 12, sig_name=list(recording.channels),
-                d_signal=np.rint(recording.signal.T * 1000).astype(np.int64),
-                fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12,
-                write_dir=str(first),
-            )  # fmt: skip
+            signal = np.rint(recording.signal.T * 1000).astype(np.int64)
+            for name, samples in ((f"s{k:02d}", signal), (f"short{k:02d}", signal[:200])):
+                wfdb.wrsamp(
+                    name, fs=100, units=["mV"] * 12, sig_name=list(recording.channels),
+                    d_signal=samples, fmt=["16"] * 12, adc_gain=[1000.0] * 12,
+                    baseline=[0] * 12, write_dir=str(first),
+                )  # fmt: skip
     for begin in range(0, n, A_FOLDER):
         here = folder / f"{begin // A_FOLDER:04d}"
         here.mkdir(parents=True)
-        for k in range(N_DIFFERENT):
-            os.link(first / f"s{k:02d}.dat", here / f"s{k:02d}.dat")
+        for path in first.glob("*.dat"):
+            os.link(path, here / path.name)
         for number in range(begin, min(begin + A_FOLDER, n)):
-            which = number // readable % N_DIFFERENT
-            name = "broken" if number % readable else f"s{which:02d}"
-            os.link(first / f"{name}.hea", here / f"r{number:06d}.hea")
+            length = "short" if number % whole else "s"
+            which = number // whole % N_DIFFERENT
+            os.link(first / f"{length}{which:02d}.hea", here / f"r{number:06d}.hea")
     return folder
 
 
@@ -158,20 +158,20 @@ class Bench:
     def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
         self.folder, self.model = folder, arguments.model
         self.records, self.many = arguments.records, arguments.many
-        self.readable = arguments.readable
+        self.whole = arguments.whole
         self.n_runs = 0
 
-    def ward(self, n: int, readable: int) -> Path:
-        """`n` records, of which one in `readable` can be read."""
-        folder = self.folder / f"{n}-{readable}" / "ward"
-        return folder if folder.exists() else write_ward(folder, n, readable)
+    def ward(self, n: int, whole: int) -> Path:
+        """`n` records, of which one in `whole` is of 10 s."""
+        folder = self.folder / f"{n}-{whole}" / "ward"
+        return folder if folder.exists() else write_ward(folder, n, whole)
 
     def start(
-        self, way: str, n: int, workers: int, out: Path, readable: int = 1
+        self, way: str, n: int, workers: int, out: Path, whole: int = 1
     ) -> subprocess.Popen[str]:
         """A run in a new process."""
         command = [
-            sys.executable, __file__, "--measure", way, str(self.ward(n, readable)),
+            sys.executable, __file__, "--measure", way, str(self.ward(n, whole)),
             str(out), self.model, str(workers),
         ]  # fmt: skip
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -183,12 +183,12 @@ class Bench:
         *,
         workers: int = 1,
         out: Path | None = None,
-        readable: int = 1,
+        whole: int = 1,
     ) -> dict[str, Any]:
         """A run in a new process, to its end."""
         self.n_runs += 1
         out = out or self.folder / f"out-{self.n_runs}"
-        process = self.start(way, n, workers, out, readable)
+        process = self.start(way, n, workers, out, whole)
         said = process.communicate()[0]
         if process.returncode:
             raise SystemExit(f"a run ended with {process.returncode}")
@@ -232,7 +232,7 @@ class Bench:
     def beginning(self) -> None:
         """Time until the first recording of many is given out."""
         out = self.folder / "begun"
-        process = self.start("start", self.many, 1, out, self.readable)
+        process = self.start("start", self.many, 1, out, self.whole)
         wall, cpu = map(float, process.communicate()[0].split())
         print(
             f"start: {wall:.2f} s by the wall, {cpu:.2f} s by the processor, of "
@@ -242,8 +242,7 @@ class Bench:
     def memory(self) -> None:
         """Peaks at many records over those at a tenth."""
         few, many = (
-            self.run("score", n, readable=self.readable)
-            for n in (self.many // 10, self.many)
+            self.run("score", n, whole=self.whole) for n in (self.many // 10, self.many)
         )
         for who in ("parent", "worker"):
             a, b = few[f"{who}_peak"], many[f"{who}_peak"]
@@ -278,7 +277,7 @@ def main() -> None:
     parser.add_argument("--model", default="ecg-demo")
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=100_000)
-    parser.add_argument("--readable", type=int, default=20)
+    parser.add_argument("--whole", type=int, default=20)
     parser.add_argument("--parts", default="overhead,workers,resume,start,memory")
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

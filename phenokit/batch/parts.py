@@ -109,6 +109,13 @@ class NoReceipt:
 
 def make_part(work: PartWork, part: Part) -> dict[str, Any] | NoReceipt:
     """The receipt of a part, which is made unless it is there already."""
+    try:
+        return _make(work, part)
+    except OSError as error:
+        return NoReceipt("disk", error.errno or 0)
+
+
+def _make(work: PartWork, part: Part) -> dict[str, Any] | NoReceipt:
     receipt = read_receipt(work.out, part.k, plan_hash=work.plan_hash)
     if receipt is not None:
         found = _digest(_hashed_again(work.reader, part, receipt["unhashed"]))
@@ -137,12 +144,9 @@ def make_part(work: PartWork, part: Part) -> dict[str, Any] | NoReceipt:
         "unhashed": sorted(part.unhashed),
     }
     mark(WRITING)
-    try:
-        return write_part(
-            work.out, part.k, table, plan_hash=work.plan_hash, files=files, facts=facts
-        )
-    except OSError as error:
-        return NoReceipt("disk", error.errno or 0)
+    return write_part(
+        work.out, part.k, table, plan_hash=work.plan_hash, files=files, facts=facts
+    )
 
 
 def load_work_model(work: PartWork) -> "ECGModel | IEEGModel":

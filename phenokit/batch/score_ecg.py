@@ -12,6 +12,7 @@ import numpy as np
 from phenokit.batch.workers import abandon, mark
 from phenokit.errors import CODES, BadInput, outcome_of
 from phenokit.pipeline import BATCH, ECGModel, ScoredECG, score_ecg
+from phenokit.readers.files import TOO_MANY_OPEN
 from phenokit.recording import Recording
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _read(record: "Record", reader: "Reader", fault: str | None) -> Recording | 
     except BadInput as error:
         return error
     except Exception as error:  # whatever a file does to a library, the others go on
+        if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+            raise  # no fault of the recording, whose row would say so for ever
         return _internal("reading", error)
 
 

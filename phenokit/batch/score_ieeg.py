@@ -24,7 +24,7 @@ from phenokit.errors import CODES, BadInput, Outcome, outcome_of
 from phenokit.evidence.seizures import HALF, CoverageRule, EventRule, coverage_of
 from phenokit.pipeline import ScoredIEEG, score_ieeg
 from phenokit.readers.arrays import parse_array
-from phenokit.readers.files import read_bytes
+from phenokit.readers.files import TOO_MANY_OPEN, read_bytes
 from phenokit.readers.ieeg_recording import IEEGRecording
 from phenokit.recording import Event, Notice, SegmentStatus
 from phenokit.report.szcore import format_coverage, format_szcore
@@ -71,6 +71,8 @@ def score_ieeg_record(
     except BadInput as error:
         row |= _rejected(error)
     except Exception as error:  # whatever a file does to a library, the others go on
+        if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+            raise  # no fault of the recording, whose row would say so for ever
         kind = type(error).__name__
         row |= _rejected(BadInput("E_WORKER", f"internal error while scoring ({kind})"))
     else:

@@ -42,6 +42,9 @@ _UNREADABLE = {
     errno.ESTALE: "cannot be read from the disk",
 }
 
+TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors of the machine, whatever file was to be opened."""
+
 
 class OpenFile:
     """A regular file that is open, for use in a ``with`` block.

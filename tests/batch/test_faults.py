@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +21,10 @@ import pytest
 from phenokit.batch import score as batch_score
 from phenokit.batch.run_folder import Shard, open_run, part_name
 from phenokit.batch.sources import find_records
+from phenokit.batch.verify import verify_run
 from phenokit.cli import main
 from phenokit.errors import BadInput, OutputBusy
+from phenokit.simulation.ieeg_files import write_edf
 
 STEPS = ("before write", "mid write", "after fsync", "after rename")
 FILES = (
@@ -194,6 +197,22 @@ def test_a_disk_that_fails_at_any_call_leaves_nothing_half_and_the_rerun_ends_it
     assert n_failed > 5 * len(FILES)
 
 
+def test_too_many_open_files_are_no_fault_of_a_recording(small_trial, tmp_path):
+    trial, n_stopped, did_fail = small_trial, 0, True
+    while did_fail:
+        out = tmp_path / str(n_stopped)
+        with pytest.MonkeyPatch.context() as patch:
+            Disk(patch, trial.ward, fail_at=n_stopped + 1, number=errno.EMFILE)
+            try:
+                trial.score(out)
+                did_fail = False
+            except OSError:
+                n_stopped += 1
+        trial.score(out)
+        trial.check(out)
+    assert n_stopped > 3
+
+
 def test_each_file_is_on_the_disk_before_its_name_and_the_manifest_comes_last(
     small_trial, tmp_path, monkeypatch
 ):
@@ -281,6 +300,28 @@ def test_a_damaged_plan_is_refused_until_a_restart(trial, finished):
     trial.check(finished)
 
 
+def test_a_damaged_file_of_an_ieeg_is_made_again_and_no_other_recording(
+    tmp_path, ieeg_array, ieeg_model
+):
+    ward, out, model = tmp_path / "ward", tmp_path / "out", ieeg_model()
+    ward.mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        write_edf(ward / f"{name}.edf", ieeg_array(4, 12.0, seed=seed))
+    batch_score.score_cohort(ward, out, model, workers=0)
+    whole = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    others = {p: p.stat().st_mtime_ns for p in out.glob("*-00000*/*")}
+    files = sorted((out / "recording-00001").iterdir())
+    for path, damage in zip(files, cycle(DAMAGES.values()), strict=False):
+        data = damage(path.read_bytes())
+        path.unlink() if data is None else path.write_bytes(data)
+        (fault, *more) = verify_run(out).faults
+        assert (fault.name, more) == (f"recording-00001/{path.name}", [])
+        batch_score.score_cohort(ward, out, model, workers=0)
+        for one, data in whole.items():
+            assert one.name == "progress.json" or one.read_bytes() == data, one
+    assert {p: p.stat().st_mtime_ns for p in others} == others
+
+
 # --- not the same run ---------------------------------------------------------------------
 
 
@@ -361,6 +402,23 @@ def test_a_recording_that_kills_or_stalls_its_worker_costs_its_own_row_alone(
         assert other["input_sha256"] == row["input_sha256"]
         assert row["path"] in deeds or repr(other) == repr(row)
     assert len(rows) == scoring.n_recordings == 8
+
+
+@pytest.mark.slow  # waits for two time limits
+def test_a_recording_that_stalls_even_when_it_is_hashed_is_not_tried_for_ever(
+    trial, tmp_path, misbehave
+):
+    misbehave({"b/f.hea": "sleep always"})
+    workers = replace(trial, model=trial.bundle)
+    workers.score(tmp_path, workers=1, time_limit=5.0)
+    rows = {row["path"]: row for row in trial.rows(tmp_path)}
+    stalled = rows["b/f.hea"]
+    assert (stalled["code"], stalled["input_sha256"]) == ("E_TIMEOUT", "")
+    for row in trial.rows_expected:
+        assert row["path"] == "b/f.hea" or repr(rows[row["path"]]) == repr(row)
+    left = trial.left(tmp_path)
+    workers.score(tmp_path, workers=1, time_limit=5.0)
+    assert trial.left(tmp_path) == left
 
 
 @dataclass(frozen=True)
