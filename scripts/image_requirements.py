@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("fast", "mef", "swec")
+EXTRAS = ("fast", "login", "mef", "swec")
 PYTHON = "3.11"
 PLATFORM = "x86_64-manylinux_2_28"
 OF_TORCH = re.compile(r"torch|triton|cuda-\w+|nvidia-\w+")
