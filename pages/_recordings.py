@@ -9,10 +9,11 @@ import csv
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import streamlit as st
 
@@ -22,6 +23,8 @@ from phenokit.readers.ecg import is_ecg_file, is_eeg_file, read_ecg
 from phenokit.readers.files import check_name
 from phenokit.recording import Recording
 
+SCRATCH = "phenokit-app-"
+"""What folders begin with in which uploads lie while they are read."""
 MAX_UPLOAD = 20 * 2**20
 MAX_LISTED = 2000
 MAX_LINKED = 20_000
@@ -152,7 +155,8 @@ def _read_path(path: Path, root: Path, stamp: int) -> Recording:
 
 @st.cache_data(scope="session", ttl="30m", max_entries=4, show_spinner=False)
 def _read_files(files: tuple[tuple[str, bytes], ...], record: str) -> Recording:
-    with TemporaryDirectory(prefix="phenokit-") as folder:
+    _remove_left_over()
+    with TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as folder:
         root = Path(folder)
         recordings: list[Path] = []
         for name, data in files:
@@ -167,6 +171,16 @@ def _read_files(files: tuple[tuple[str, bytes], ...], record: str) -> Recording:
         if len(recordings) != 1:
             raise BadInput("E_FORMAT", _what_to_upload(len(recordings)))
         return read_ecg(recordings[0], root=root)
+
+
+@st.cache_resource(show_spinner=False)
+def _remove_left_over() -> None:
+    """Remove what processes that were killed in the midst of reading left behind."""
+    for folder in Path(gettempdir()).glob(f"{SCRATCH}*-*"):
+        pid = folder.name.removeprefix(SCRATCH).partition("-")[0]
+        is_ours = not folder.is_symlink() and folder.lstat().st_uid == os.getuid()
+        if is_ours and pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _what_to_upload(n_recordings: int) -> str:

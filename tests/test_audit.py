@@ -1,4 +1,3 @@
-import os
 import sqlite3
 import stat
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from phenokit.audit import AuditFailed, AuditLog, audit_folder, is_binding
+from phenokit.cli import main
 
 
 @pytest.fixture
@@ -178,18 +178,22 @@ def test_the_log_binds_where_its_folder_was_named(tmp_path: Path, monkeypatch):
     assert (audit_folder(), is_binding()) == (tmp_path / "here", True)
 
 
-def run(*words: str, audit: Path) -> tuple[int, str]:
-    """Exit code and output of a command."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from phenokit.cli import main; main()", "audit", *words],
-        env={**os.environ, "PHENOKIT_AUDIT": str(audit)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """`run(*words, audit=)`: exit code and output of `phenokit audit`."""
+
+    def run(*words: str, audit: Path) -> tuple[int, str]:
+        monkeypatch.setenv("PHENOKIT_AUDIT", str(audit))
+        monkeypatch.setattr(sys, "argv", ["phenokit", "audit", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(str(left.value.code)), "".join(capsys.readouterr())
+
+    return run
 
 
 def test_verify_and_export_say_by_their_exit_code_whether_the_log_is_intact(
-    log: AuditLog, tmp_path: Path
+    log: AuditLog, tmp_path: Path, run
 ):
     assert run("verify", audit=log.folder)[0] == 0
     csv = tmp_path / "rows.csv"

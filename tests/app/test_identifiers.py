@@ -1,7 +1,9 @@
 """What the words of an error may hold comes to no page and to no log."""
 
 import logging
+import os
 import re
+import tempfile
 import threading
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from pages import _audit, _logs
+from pages import _audit, _logs, _recordings
 
 ROOT = Path(__file__).parents[2]
 CANARY = "Zzcanary, Jane *1951-05-02"
@@ -37,6 +39,19 @@ def logged(tmp_path: Path):
 
 def fail() -> None:
     raise ValueError(CANARY)
+
+
+def test_what_a_killed_process_left_in_scratch_is_removed(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, own, other = (
+        tmp_path / f"{_recordings.SCRATCH}{pid}-x" for pid in (2**22 + 1, os.getpid(), "a")
+    )
+    for folder in (dead, own, other):
+        folder.mkdir()
+        (folder / "patient.dat").touch()
+    _recordings._remove_left_over.clear()
+    _recordings._remove_left_over()
+    assert sorted(tmp_path.iterdir()) == sorted([own, other])
 
 
 def test_an_error_is_logged_by_its_kind_and_place(logged):
