@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/forward.py [--records N] [--rounds N] [--threads N]
 
 Ours is what `load_model` runs: batch norm folded, padding rows not multiplied, 16 records
-a pass. Peer: the same weights as trained, eager, one record a pass. Bound: a 1024^3 float32
-product, its time scaled to the multiplications of ours. Random weights and signals (seed
-7). Published and shipped sizes, branch by branch and whole; similarities must agree to
-1e-5, logits to 1e-5 of their size. All variants alternate in one process; CPU time, median
-over the rounds.
+a pass; by OpenVINO and by torch. Peer: the same weights as trained, eager, one record a
+pass. Bound: a 1024^3 float32 product, its time scaled to the multiplications of ours.
+Random weights and signals (seed 7). Published and shipped sizes, branch by branch and
+whole; similarities must agree to 1e-5. All variants alternate in one process; CPU time,
+median over the rounds.
 """
 
 import argparse
@@ -22,14 +22,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from phenokit.networks.checkpoint import bundle_folders, load_bundle
+from phenokit.networks.exported import export
 from phenokit.networks.prototype import (
     PrototypeConfig,
     PrototypeNetwork,
+    TorchForward,
     compact,
     for_inference,
     published,
+    to_arrays,
 )
-from phenokit.pipeline import BATCH
+from phenokit.pipeline import BATCH, ForwardPass
 from phenokit.statements import SCP_STATEMENTS, Branch
 
 BRANCHES: tuple[Branch, ...] = ("rhythm", "morphology", "global")
@@ -89,34 +92,42 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def compare(name: str, config: PrototypeConfig, signal: Tensor, rounds: int) -> None:
-    """Time one network and print a line."""
-    eager = build(config)
-    fast = for_inference(deepcopy(eager))
-
-    def ours() -> list:
-        return [fast(block) for block in signal.split(BATCH)]
+    """Time one network and print a line for each engine."""
+    network = build(config)
+    blocks = [block.numpy() for block in signal.split(BATCH)]
+    engines: list[ForwardPass] = [
+        export(config, to_arrays(network), batch=BATCH),
+        TorchForward(for_inference(deepcopy(network)), "cpu"),
+    ]
 
     def peer() -> list:
-        return [eager(one) for one in signal.split(1)]
+        return [network(one) for one in signal.split(1)]
 
-    for field in ("similarity", "logit"):
-        a, b = (torch.cat([getattr(o, field) for o in f()]) for f in (ours, peer))
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+    expected = torch.cat([output.similarity for output in peer()]).numpy()
+    for engine in engines:
+        found = np.concatenate([engine(block).similarity for block in blocks])
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     with FlopCounterMode(display=False) as counter:
-        ours()
-    product = bound(counter.get_total_flops())
-    times: dict[str, list[float]] = {"ours": [], "peer": [], "bound": []}
+        engines[1](blocks[0])
+    flops = counter.get_total_flops() / BATCH
+    product = bound(round(flops * len(signal)))
+    times: dict[str, list[float]] = {"peer": [], "bound": []}
     for _ in range(rounds):
-        times["ours"].append(timed(ours))
+        for engine in engines:
+            times.setdefault(engine.engine, []).append(
+                timed(lambda engine=engine: [engine(block) for block in blocks])
+            )
         times["peer"].append(timed(peer))
         times["bound"].append(product())
     median = {key: float(np.median(value)) for key, value in times.items()}
     ms = {key: value / len(signal) * 1e3 for key, value in median.items()}
-    print(
-        f"{name:22} {ms['ours']:8.2f} ms a record   {ms['peer'] / ms['ours']:5.2f}x eager "
-        f"({ms['peer']:.2f} ms)   {ms['bound'] / ms['ours']:4.0%} of the product's rate "
-        f"({counter.get_total_flops() / len(signal) / 1e9:.3f} GFLOP)"
-    )
+    for engine in engines:
+        ours = engine.engine
+        print(
+            f"{name:22} {ours:18} {ms[ours]:7.2f} ms a record   "
+            f"{ms['peer'] / ms[ours]:5.2f}x eager ({ms['peer']:.2f} ms)   "
+            f"{ms['bound'] / ms[ours]:4.0%} of the product's rate ({flops / 1e9:.3f} GFLOP)"
+        )
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def imported(*places: str) -> set[str]:
                     found |= set(re.findall(r"^import_module\(f?'(\w+)", ast.unparse(node)))
     ours = {"phenokit", "pages", "benchmarks"}
     found -= set(sys.stdlib_module_names) | ours | {"__future__"}
-    found -= {"scan_data"}  # stands beside the benchmarks that import it
+    found -= {"scan_data", "forward"}  # stand beside the benchmarks that import them
     homes = packages_distributions()
     return {distribution(home) for name in found for home in set(homes.get(name, [name]))}
 
