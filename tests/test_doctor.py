@@ -103,7 +103,8 @@ def test_an_address_that_somebody_named_is_not_asked_for():
 
 def test_a_misspelt_variable_is_named_with_the_nearest():
     wrong = "PHENOKIT_" + "MODLES"
-    facts = list(variable_facts({wrong: "secret"}))
+    facts = list(variable_facts({wrong: "secret", "PHENOKIT_CRASH_AT": "end"}))
+    assert found("PHENOKIT_CRASH_AT", facts).state is State.LOOK  # of tests
     assert found(wrong, facts).state is State.LOOK
     assert found(wrong, facts).remedy == "did you mean PHENOKIT_MODELS?"
     assert "secret" not in "\n".join(format_facts(facts))

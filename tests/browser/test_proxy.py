@@ -61,13 +61,15 @@ class Login(BaseHTTPRequestHandler):
 
     def do_GET(self):
         is_known = SESSION in self.headers.get("Cookie", "")
-        self.send_response(200 if self.path.startswith("/oauth2/start") else 401)
-        if self.path == "/oauth2/auth" and is_known:
-            self._headers_buffer.clear()
+        if self.path != "/oauth2/auth":
+            self.send_response(200 if self.path.startswith("/oauth2/start") else 404)
+        elif is_known:
             self.send_response(202)
             self.send_header("X-Auth-Request-User", "0123-4567")
             self.send_header("X-Auth-Request-Email", USER)
             self.send_header("X-Auth-Request-Groups", "cardiology")
+        else:
+            self.send_response(401)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
