@@ -285,7 +285,7 @@ def open_run(
         143 after SIGTERM, 129 after SIGHUP.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with _locks(out, shard), _stop_in_order():
+    with _locks(out, shard), stop_in_order():
         _reached("lock")
         if shard is None:
             _remove_leftovers(out)
@@ -406,6 +406,8 @@ def plan_hash_of(plan: Mapping[str, Any]) -> str:
 def hash_file(path: Path) -> str | None:
     """SHA-256 of a file; None if it cannot be read."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
@@ -449,8 +451,11 @@ def _lock(path: Path, kind: int) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_in_order() -> Iterator[None]:
-    """Turn the signals that end a process into an exception, in the main thread."""
+def stop_in_order() -> Iterator[None]:
+    """Turn the signals that end a process into an exception, in the main thread.
+
+    What is in ``with`` and ``finally`` blocks is then done; `open_run` does so itself.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -15,6 +15,7 @@ that nothing happened to (`phenokit.batch.run_folder`).
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +31,13 @@ import numpy as np
 import phenokit
 from phenokit.batch.engines import Parts, make_here, make_in_workers
 from phenokit.batch.parts import ROWS, Kind, PartWork
-from phenokit.batch.run_folder import RunFolder, Shard, open_run, part_name
+from phenokit.batch.run_folder import (
+    RunFolder,
+    Shard,
+    open_run,
+    part_name,
+    stop_in_order,
+)
 from phenokit.batch.sources import RecordSource, find_records
 from phenokit.errors import Outcome, OutputBusy
 from phenokit.evidence.seizures import HALF, CoverageRule
@@ -164,10 +171,9 @@ def score_cohort(
         raise ValueError("a shard cannot restart a run; run without shard, or by hand")
     known = _settle(model, device, inference)
     with (
+        stop_in_order(),
         _scratch(out) as scratch,
-        find_records(
-            source, kind=known.kind, scratch=scratch, leave_out=out
-        ) as records,
+        find_records(source, kind=known.kind, scratch=scratch, leave_out=out) as records,
     ):
         run = _Run(
             source=records,
@@ -399,7 +405,8 @@ def _n_workers(engine: Engine) -> int:
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
     """A folder of this process for what has to be unpacked; it need not be made."""
-    folder = out / f"{_SCRATCH}{os.getpid()}"
+    # Not by the process id alone: shards in two containers may have the same.
+    folder = out / f"{_SCRATCH}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         yield folder
     finally:

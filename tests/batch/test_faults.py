@@ -246,6 +246,39 @@ def test_a_folder_whose_name_is_as_long_as_can_be_holds_a_run(trial, tmp_path):
     trial.check(tmp_path / ("n" * 255))
 
 
+UNPACK = """
+import os, shutil, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+from phenokit.batch import score
+from phenokit.cli import main
+
+@contextmanager
+def find(source, *, kind, scratch):
+    scratch.mkdir(parents=True)
+    (scratch / "Meyer.hea").write_text("unpacked")
+    os.kill(os.getpid(), number)
+    yield
+
+number = getattr(signal, sys.argv.pop())
+score.find_records = find
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_run_that_is_stopped_while_it_unpacks_leaves_no_recording_behind(
+    small_trial, tmp_path, name, code
+):
+    command = [
+        sys.executable, "-c", UNPACK, "score", small_trial.ward, "--out", tmp_path / "out",
+        "--model", small_trial.bundle, name,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 # --- damaged ------------------------------------------------------------------------------
 
 DAMAGES = {
