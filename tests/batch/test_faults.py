@@ -254,7 +254,7 @@ from phenokit.batch import score
 from phenokit.cli import main
 
 @contextmanager
-def find(source, *, kind, scratch):
+def find(source, *, scratch, **options):
     scratch.mkdir(parents=True)
     (scratch / "Meyer.hea").write_text("unpacked")
     os.kill(os.getpid(), number)
