@@ -79,6 +79,7 @@ def show() -> None:
             "recordings in `PHENOKIT_RECORDINGS`; `phenokit models list` shows the models."
         )
         return
+    in_use = _widgets.model_name() if _widgets.model_names() else ""
     with st.form("score", border=True):
         left, right = st.columns([3, 2])
         left.selectbox(
@@ -90,6 +91,7 @@ def show() -> None:
         right.selectbox(
             "Model",
             list(models),
+            list(models).index(in_use) if in_use in models else 0,
             format_func=lambda name: f"{name} ({KINDS[models[name]]})",
             key=MODEL,
         )

@@ -128,8 +128,9 @@ def score_by_threads(engine: Engine, ours: list, n_threads: int) -> list[ScoredE
 )
 def test_recordings_score_bit_for_bit_the_same_one_by_one_and_by_16_threads(n: int):
     engine = Engine(deadline=300.0)
-    ours = [recording for recording in recordings(16) for _ in range(-(-n // 16))][:n]
-    one_by_one = {id(one): engine.score_ecg(one, MODEL) for one in ours}
+    distinct = recordings(16)
+    ours = [distinct[k % 16] for k in range(n)]
+    one_by_one = {id(one): engine.score_ecg(one, MODEL) for one in distinct}
     together = score_by_threads(engine, ours, 16)
     engine.close()
     for recording, scored in zip(ours, together, strict=True):
