@@ -19,13 +19,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -53,7 +53,10 @@ _LISTED = pa.schema(
 _LIST_FOLDER = ".scratch-ray-"
 """Begins as all that `phenokit.batch.score` wipes after a run that was killed."""
 
-_RAY_FOLDER = "phenokit-ray-"
+_RAY_FOLDER = "pkray-"
+_TEMPORARY = "RAY_TMPDIR"
+"""Variable of Ray; else ``/tmp``, since a path of its sockets has 107 bytes at most."""
+
 _OBJECT_STORE = 100 << 20
 """Bytes; numbers and receipts need little of it, Ray would take a third of the memory."""
 
@@ -189,15 +192,17 @@ def _cluster() -> Iterator[None]:
     What a local one writes (its log, what its object store spills) lies in a private
     folder that is wiped in the end, and by the next run if this process is killed.
     """
-    _wipe_after_the_dead()
+    temporary = Path(os.environ.get(_TEMPORARY, "/tmp"))
+    _wipe_after_the_dead(temporary)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it writes to the console
     import ray
+    from ray.exceptions import RayError
 
     address = os.environ.get(ADDRESS)
     before = signal.getsignal(signal.SIGTERM)
     with TemporaryDirectory(
-        prefix=f"{_RAY_FOLDER}{os.getpid()}-", ignore_cleanup_errors=True
+        prefix=f"{_RAY_FOLDER}{os.getpid()}-", dir=temporary, ignore_cleanup_errors=True
     ) as folder:
         try:
             if address:
@@ -218,7 +223,7 @@ def _cluster() -> Iterator[None]:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)  # Ray has put its own in the place
             yield
-        except ray.exceptions.RayError as error:  # its text may hold anything
+        except RayError as error:  # its text may hold anything
             what = type(error).__name__
             raise RuntimeError(f"the Ray cluster failed ({what})") from None
         finally:
@@ -227,6 +232,7 @@ def _cluster() -> Iterator[None]:
 
 def _join(address: str) -> None:
     import ray
+    from ray.exceptions import RayError
 
     if "://" in address:
         raise BadInput(
@@ -236,17 +242,17 @@ def _join(address: str) -> None:
         )
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise BadInput(
             "E_MISSING",
-            f"No Ray cluster answers at {ADDRESS} that has the same versions of Python and "
-            "Ray and that this machine is part of; unset it to start one here.",
+            f"No Ray cluster answers at {ADDRESS} that this machine is part of, with the "
+            "same token and the same versions of Python and Ray.",
         ) from error
 
 
-def _wipe_after_the_dead() -> None:
+def _wipe_after_the_dead(temporary: Path) -> None:
     """Remove what local clusters have left whose process was killed."""
-    for folder in Path(gettempdir()).glob(f"{_RAY_FOLDER}*-*"):
+    for folder in temporary.glob(f"{_RAY_FOLDER}*-*"):
         pid = folder.name.removeprefix(_RAY_FOLDER).partition("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -283,7 +289,8 @@ def _answers(
             ray_remote_args_fn=_again,
         )
     # Without reading ahead: a receipt counts as soon as it is there.
-    for batch in answers.iter_batches(batch_size=1, prefetch_batches=0):
+    batches: Iterable[Any] = answers.iter_batches(batch_size=1, prefetch_batches=0)
+    for batch in batches:
         yield int(batch["k"][0]), json.loads(str(batch["answer"][0]))
 
 

@@ -12,6 +12,8 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,35 +124,30 @@ def hooks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(hooks, tmp_path_factory):
-    """The head of a cluster that says it has four processors."""
-    with pytest.MonkeyPatch.context() as patch:
+def cluster(hooks):
+    """Head of a cluster that says it has four processors: its process and its folder."""
+    start = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *("--port=6399", "--num-cpus=4", "--include-dashboard=false"),
+        *("--object-store-memory=100000000", "--disable-usage-stats"),
+    ]
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="ray-") as folder:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{hooks}")
         patch.syspath_prepend(str(hooks))
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", "t" * 64)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
         head = subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "ray.scripts.scripts",
-                    "start",
-                    "--head",
-                    "--block",
-                ),
-                *("--port=6399", "--num-cpus=4", "--include-dashboard=false"),
-                *("--object-store-memory=100000000", "--disable-usage-stats"),
-            ],
+            [*start, f"--temp-dir={folder}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        patch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
         wait_for(lambda: not socket.socket().connect_ex(("127.0.0.1", 6399)))
-        yield head.pid
-        head.terminate()
-        head.wait(60)
+        yield SimpleNamespace(pid=head.pid, folder=Path(folder))
+        head.kill()  # asked to end, it takes half a minute; its processes end with it
+        head.wait()
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", 6399)))
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +188,9 @@ def test_ecgs_end_in_the_bytes_of_the_local_engine(
     found = on_ray(ward, tmp_path, tiny_bundle, workers=workers, progress=progress)
     assert (found, end_of_run(tmp_path)) == (local[0], end_of_run(local[1]))
     assert [("scoring", k, 5) for k in range(6)] == list(dict.fromkeys(seen))[:6]
+    written = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if b"Meyer" in path.read_bytes()]
 
 
 @needs_ray
@@ -217,7 +217,7 @@ def test_a_killed_worker_changes_no_byte(
 
     def progress(stage, done, of):
         if done and not killed:
-            killed.update(actors(cluster)[victims == "workers"])
+            killed.update(actors(cluster.pid)[victims == "workers"])
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
@@ -237,7 +237,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on(
         [*command, str(tiny_bundle), "2"], capture_output=True, check=False
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    wait_for(lambda: not any(actors(cluster)))
+    wait_for(lambda: not any(actors(cluster.pid)))
     assert not (out / "manifest.json").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*.json")}
     on_ray(ward, out, tiny_bundle)
@@ -311,6 +311,7 @@ def test_a_changed_recording_is_noticed_before_ray_is_started(
     (tmp_path / "out" / "part-00004.parquet").unlink()
     with (tmp_path / "in" / "Meyer0.dat").open("r+b") as file:
         file.write(b"\7\7")
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: True)
     monkeypatch.setattr(ray_engine, "_cluster", None)
     with pytest.raises(BadInput, match="changed after they were scored") as refused:
         on_ray(tmp_path / "in", tmp_path / "out", tiny_bundle)
@@ -362,20 +363,20 @@ def test_the_command_starts_a_cluster_of_its_own_and_wipes_it(
     ward, local, tiny_bundle, tmp_path, monkeypatch
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    (tmp_path / "t").mkdir()
     command = [sys.executable, "-m", "phenokit.cli", "score", str(ward), "--engine", "ray"]
-    options = [
-        "--model",
-        str(tiny_bundle),
-        "--device",
-        "cpu",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [*command, *options, "--workers", "1"], capture_output=True, check=False, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    options = ["--model", str(tiny_bundle), "--device", "cpu", "--out", str(tmp_path)]
+    with TemporaryDirectory(prefix="r") as folder:  # short, for the sockets in it
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        dead = Path(folder) / "pkray-999999999-x"
+        dead.mkdir()
+        done = subprocess.run(
+            [*command, *options, "--workers", "1"],
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert list(Path(folder).iterdir()) == []
     assert "Meyer" not in done.stdout + done.stderr
-    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 1
-    assert not list(Path("/tmp").glob("phenokit-ray-*"))
+    assert len(list(tmp_path.glob("part-*.parquet"))) == 1
+    assert not list(tmp_path.glob(".scratch-*"))
