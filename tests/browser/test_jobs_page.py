@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.load import server
 from phenokit import jobs
 from phenokit.jobs import cancel_job, list_jobs, start_job
 from phenokit.simulation.demo import write_demo_recordings
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+ROOT = Path(__file__).parents[2]
 SLOW = """
 import sys, time
 from pathlib import Path
@@ -129,13 +131,15 @@ def test_progress_goes_on_after_the_line_was_cut(
         context.close()
 
 
-def test_jobs_outlive_the_server_and_the_next_one_shows_them(
+def test_jobs_outlive_a_killed_server_and_the_next_one_shows_them(
     browser, places, slow_jobs, start_app, demo_folder, tmp_path
 ):
     query = f"?job={slow_jobs[0].job_id}"
-    with start_app(demo_folder, tmp_path / "log", **places) as address:
-        page = open_page(browser, address, query)
+    killed = {**places, "PHENOKIT_DEMO": str(demo_folder)}
+    with server(ROOT / "app.py", tmp_path, **killed) as one:
+        page = open_page(browser, f"http://127.0.0.1:{one.port}", query)
         before = wait_for_progress(page, -1)
+        one.process.kill()
         page.context.close()
     with start_app(demo_folder, tmp_path / "log", **places) as address:
         page = open_page(browser, address, query)
