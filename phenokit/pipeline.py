@@ -554,7 +554,7 @@ class _Output:
     similarity: Float32[np.ndarray, " prototype"]
     window: Int[np.ndarray, " prototype"]
     logit: Float[np.ndarray, " label"]
-    features: Float[np.ndarray, " feature"]
+    distance: float
 
 
 def _forward(
@@ -570,9 +570,11 @@ def _forward(
         batch = np.zeros((BATCH, *block[0].shape), dtype=np.float32)
         batch[: len(block)] = block
         similarity, window, features = model.forward(batch)
+        with np.errstate(all="ignore"):  # numbers of a damaged model are refused later
+            distance = model.trust.distances(features[: len(block)]).tolist()
         for row in range(len(block)):
             logit = (model.weight * similarity[row]).sum(axis=1) + model.bias
-            yield _Output(similarity[row], window[row], logit, features[row])
+            yield _Output(similarity[row], window[row], logit, distance[row])
 
 
 def _result(
@@ -626,14 +628,13 @@ def _trust_notices(
     output: _Output, probability: Float[np.ndarray, " label"], model: ECGModel
 ) -> list[Notice]:
     notices = []
-    distance = model.trust.distance(output.features)
-    if distance > model.trust.threshold:
+    if output.distance > model.trust.threshold:
         notices.append(
             Notice(
                 "A_OOD",
                 "The recording is unlike those that the model was trained on "
-                f"(distance {distance:.0f}, limit {model.trust.threshold:.0f}): read it "
-                "without the model.",
+                f"(distance {output.distance:.0f}, limit {model.trust.threshold:.0f}): "
+                "read it without the model.",
             )
         )
     near = np.abs(probability - model.calibration.threshold) < THRESHOLD_MARGIN

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+WHITENING_ROWS = 128
+"""Rows of a whitening that are used for all recordings before the next are read."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -74,10 +77,25 @@ class Trust:
 
     def distance(self, features: Float[np.ndarray, " feature"]) -> float:
         """Squared Mahalanobis distance to the nearest class mean."""
-        away = features.astype(np.float64) - self.means
+        return float(self.distances(features[np.newaxis])[0])
+
+    def distances(
+        self, features: Float[np.ndarray, "recording feature"]
+    ) -> Float[np.ndarray, " recording"]:
+        """`distance` of each recording: the same bits, whatever the others are.
+
+        Each recording has products of its own, always of one shape. The whitening is the
+        largest array there is: a part of it at a time stays near the processor.
+        """
+        away = features[:, np.newaxis].astype(np.float64) - self.means
         # the product in the type of the whitening: converting it would cost more
-        white = away.astype(self.whitening.dtype) @ self.whitening.T
-        return float((white.astype(np.float64) ** 2).sum(1).min())
+        away = away.astype(self.whitening.dtype)
+        squared = np.zeros(away.shape[:2])  # (recording, class)
+        for first in range(0, len(self.whitening), WHITENING_ROWS):
+            rows = self.whitening[first : first + WHITENING_ROWS].T
+            for own, one in zip(squared, away, strict=True):
+                own += np.square(one @ rows, dtype=np.float64).sum(axis=1)
+        return squared.min(axis=1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """By name, for ``trust.safetensors``."""

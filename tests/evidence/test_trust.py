@@ -34,6 +34,18 @@ def test_distance_by_hand():
     assert trust.distance(np.array([9.0, 0.0])) == pytest.approx(1)
 
 
+def test_no_bit_of_a_distance_depends_on_the_other_recordings():
+    rng = np.random.default_rng(2)
+    means, whitening = rng.normal(size=(3, 300)), np.tril(rng.normal(size=(300, 300)))
+    trust = Trust(means, whitening.astype(np.float32), 1.0, np.zeros((1, 1)))
+    features = rng.normal(size=(16, 300))
+    together = trust.distances(features)
+    assert [trust.distance(row) for row in features] == together.tolist()
+    assert trust.distances(features[::-1]).tolist() == together[::-1].tolist()
+    away = (features[:, np.newaxis] - means) @ whitening.T
+    np.testing.assert_allclose(together, (away**2).sum(2).min(1), rtol=1e-5)
+
+
 def test_without_shrinkage_it_is_the_mahalanobis_distance(training):
     features, labels, _ = training
     trust = fitted(training, shrinkage=0.0)
