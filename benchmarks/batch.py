@@ -67,7 +67,7 @@ def write_ward(folder: Path, n: int, whole: int = 1) -> Path:
     for begin in range(0, n, A_FOLDER):
         here = folder / f"{begin // A_FOLDER:04d}"
         here.mkdir(parents=True)
-        for path in first.glob("*.dat"):
+        for path in first.glob("s[0-9]*.dat" if whole == 1 else "*.dat"):
             os.link(path, here / path.name)
         for number in range(begin, min(begin + A_FOLDER, n)):
             length = "short" if number % whole else "s"

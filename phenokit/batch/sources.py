@@ -44,7 +44,7 @@ __all__ = ["Reader", "Record", "RecordSource", "find_records"]
 ZIP_LIMITS = ZipLimits(archive=16 << 30, member=8 << 30, total=64 << 30, n_members=200_000)
 """Of a zip that is unpacked on the disk: hours of iEEG, or 100,000 WFDB records."""
 
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 13
 """Records that are Python objects at a time while a source is listed."""
 
 
