@@ -95,7 +95,7 @@ def test_a_visit_behind_the_proxy_from_sign_in_to_sign_out(
 ):
     variables = {
         "PHENOKIT_SIGNIN": "proxy", "PHENOKIT_PROXYSECRET": secret,
-        "PHENOKIT_IDLE": "0.25", "PHENOKIT_AUDIT": str(tmp_path / "audit"),
+        "PHENOKIT_IDLE": "0.5", "PHENOKIT_AUDIT": str(tmp_path / "audit"),
     }  # fmt: skip
     named = {"X-PhenoKit-Proxy": SECRET, "X-Forwarded-User": "ann@example.org"}
     forged = {"X-PhenoKit-Proxy": "a guess of eve", "X-Forwarded-User": "ann@example.org"}
