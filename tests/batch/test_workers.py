@@ -155,8 +155,8 @@ def test_a_collector_that_raises_ends_all_workers():
     def collect(index, argument, run):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"), Crew(take_steps, workers=2) as crew:
-        crew.run([8, 8, 8], time_limit=9.0, collect=collect)
+    with pytest.raises(OSError, match="No space"), Crew(abs, workers=2) as crew:
+        crew.run([-1, -2, -3], time_limit=9.0, collect=collect)
     assert crew._crew == []
 
 
