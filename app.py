@@ -5,8 +5,9 @@ Start it with ``streamlit run app.py``.
 
 import streamlit as st
 
-from pages import _admission, _logs, _sign_in, _widgets
+from pages import _admission, _logs, _outside, _sign_in, _widgets
 
+_outside.ask_nobody()
 _logs.keep_words_out()
 st.set_page_config(page_title="PhenoKit", layout="wide")
 visit = _sign_in.enter()

@@ -143,7 +143,7 @@ def _find(path: Path, asked: _Asked) -> "_Listed":
     if WILD.search(os.fspath(path)) and _is_pattern(path, asked):
         return _pattern(path, asked)
     if not _exists(path):
-        raise BadInput("E_MISSING", f"there is no file or folder {path.name}")
+        raise BadInput("E_MISSING", "There is no such file or folder; look at its path.")
     if path.is_dir():
         if asked.kind == "ieeg":
             is_one = is_ieeg_file(path)

@@ -111,6 +111,30 @@ def test_an_environment_that_loosens_a_setting_keeps_the_app_closed(loosened, at
         require_safe("none", loosened[attempt])
 
 
+FOREIGN = """
+import sys
+asked = []
+sys.addaudithook(lambda event, _: asked.append(event) if "socket." in event else None)
+from streamlit import config, net_util
+net_util.get_internal_ip = lambda: None  # opens a socket, sends nothing
+from pages import _outside
+_outside.ask_nobody()
+from streamlit.web.server.server_util import is_url_from_allowed_origins
+print(is_url_from_allowed_origins("http://elsewhere.example"), asked)
+"""
+
+
+def test_a_page_from_elsewhere_is_refused_without_asking_for_our_own_address():
+    done = subprocess.run(
+        [sys.executable, "-c", FOREIGN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "False []"
+
+
 def test_no_page_builds_html_or_takes_a_drawing_from_elsewhere():
     for page in (ROOT / "app.py", *(ROOT / "pages").iterdir()):
         if page.suffix in {".py", ".js", ".css"}:

@@ -205,7 +205,7 @@ def test_nothing_is_no_row(tiny_model, tmp_path):
     scoring = score(tmp_path / "in", tmp_path / "out", tiny_model)
     assert scoring.n_recordings == 0
     assert json.loads((tmp_path / "out/manifest.json").read_text())["n_parts"] == 0
-    with pytest.raises(BadInput, match="no file or folder nowhere"):
+    with pytest.raises(BadInput, match="no such file or folder"):
         score(tmp_path / "nowhere", tmp_path / "out", tiny_model)
 
 
