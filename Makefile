@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("PhenoKit needs Python 3.11 or newer; name one: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	@echo "installing into .venv: a few minutes, once"
 	@$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --constraint requirements.lock --editable .
+	$(PIP) install --quiet --constraint requirements.lock --editable ".[fast]"
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
