@@ -303,7 +303,7 @@ def default_inference(device: str = "auto") -> Literal["torch", "openvino"]:
     OpenVINO on the CPU where it is installed and was measured to be faster than torch;
     otherwise torch.
     """
-    on_cpu = _resolved(device) == "cpu"
+    on_cpu = resolve_device(device) == "cpu"
     was_measured = platform.machine() in ("x86_64", "AMD64")
     is_exported = on_cpu and was_measured and find_spec("openvino") is not None
     return "openvino" if is_exported else "torch"
@@ -493,7 +493,7 @@ def _build_forward(
     if inference == "torch":
         from phenokit.networks.prototype import TorchForward, for_inference, from_arrays
 
-        device = _resolved(device)
+        device = resolve_device(device)
         network = for_inference(from_arrays(config, bundle.tensors)).to(device)
         return TorchForward(network, device), device
     if device not in ("auto", "cpu"):
@@ -505,7 +505,7 @@ def _build_forward(
     return export(config, bundle.tensors, batch=BATCH), "cpu"
 
 
-def _resolved(device: str) -> str:
+def resolve_device(device: str) -> str:
     """The device itself; torch is asked only where there is a driver of CUDA."""
     if device != "auto":
         return device

@@ -42,7 +42,7 @@ from phenokit.batch.sources import RecordSource, find_records
 from phenokit.errors import Outcome, OutputBusy
 from phenokit.evidence.seizures import HALF, CoverageRule
 from phenokit.networks.checkpoint import load_bundle
-from phenokit.pipeline import ECGModel, Inference, _resolved, default_inference
+from phenokit.pipeline import ECGModel, Inference, default_inference, resolve_device
 from phenokit.report.scores import LabelCount, write_score_report
 
 if TYPE_CHECKING:
@@ -232,8 +232,9 @@ class _Run:
     def make(self, folder: RunFolder, shard: Shard | None) -> dict[int, Mapping[str, Any]]:
         """Receipts of all parts of the shard, which are made unless they are there."""
         numbers = [k for k in range(self.n_parts) if shard is None or shard.has(k)]
-        absent = [k for k in numbers if not (folder.path / part_name(k)).is_file()]
-        if absent:
+        parts = [folder.path / part_name(k) for k in numbers]
+        is_there = [p.is_file() and p.with_suffix(".json").is_file() for p in parts]
+        if not all(is_there):
             folder.reopen()
         receipts: dict[int, Mapping[str, Any]] = {}
         n = sum(min(self.rows, len(self.source) - k * self.rows) for k in numbers)
@@ -262,28 +263,28 @@ class _Run:
 
         report({})
         work = self._work(folder)
-        parts = Parts(self.source, numbers, self.rows)
+        wanted = Parts(self.source, numbers, self.rows)
         if self.engine == "ray":
             from phenokit.batch.ray_engine import make_on_ray
 
             make_on_ray(
                 work,
-                parts,
+                wanted,
                 workers=self.workers,
                 time_limit=self.time_limit,
                 collect=collect,
             )
         elif self.workers == 0:
-            make_here(work, parts, collect=collect)
+            make_here(work, wanted, collect=collect)
         elif numbers:
             make_in_workers(
                 work,
-                parts,
+                wanted,
                 workers=self.workers,
                 time_limit=self.time_limit,
                 collect=collect,
                 steps=report,
-                needs_model=bool(absent),
+                needs_model=not all(is_there),
             )
         return receipts
 
@@ -385,7 +386,7 @@ def _settle(
         bundle.name,
         kind,
         bundle.bundle_hash,
-        "cpu" if inference == "openvino" else _resolved(device),
+        "cpu" if inference == "openvino" else resolve_device(device),
         f"openvino {version('openvino')}" if inference == "openvino" else _torch(),
     )
 

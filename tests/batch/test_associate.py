@@ -15,14 +15,13 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from phenokit.batch import associate
+from phenokit.batch import associate, run_folder
 from phenokit.batch.associate import (
     AssociationInputs,
     AssociationOptions,
     default_options,
     run_association,
 )
-from phenokit.batch.run_folder import RunFolder
 from phenokit.errors import AnalysisRefused, BadInput
 from phenokit.evidence.associations import COLUMNS, AssociationSettings, plan_tests
 from phenokit.readers.cohorts import Linking, build_cohort, read_cohort_tables
@@ -222,14 +221,13 @@ KILLED = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from phenokit.batch import associate
-from phenokit.batch.run_folder import RunFolder
-written = RunFolder.write
-def write(self, name, data):
-    if name == sys.argv[3]:
+from phenokit.batch import associate, run_folder
+written = run_folder._write_atomically
+def write(path, data):
+    if path.name == sys.argv[3]:
         os.kill(os.getpid(), signal.SIGKILL)
-    written(self, name, data)
-RunFolder.write = write
+    written(path, data)
+run_folder._write_atomically = write
 cohort = Path(sys.argv[1])
 associate.PHECODES_A_PART = 2
 options = associate.default_options(cohort, associate.AssociationOptions())
@@ -264,19 +262,19 @@ def test_a_run_that_failed_anywhere_goes_on_to_the_same_bytes(
     run, tmp_path, monkeypatch, name
 ):
     run(out="whole")
-    written = RunFolder.write
+    written = run_folder._write_atomically
 
-    def write(self, file, data):
-        if file == name:
+    def write(path, data):
+        if path.name == name:
             raise OSError(28, "No space left on device")
-        written(self, file, data)
+        written(path, data)
 
-    monkeypatch.setattr(RunFolder, "write", write)
+    monkeypatch.setattr(run_folder, "_write_atomically", write)
     with pytest.raises(OSError, match="No space"):
         run(out="failed")
     state = json.loads((tmp_path / "failed" / "progress.json").read_bytes())["state"]
     assert state == "failed"
-    monkeypatch.setattr(RunFolder, "write", written)
+    monkeypatch.setattr(run_folder, "_write_atomically", written)
     run(out="failed")
     assert contents(tmp_path / "failed") == contents(tmp_path / "whole")
 
