@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from threadpoolctl import threadpool_limits
+
 from phenokit.batch.parts import (
     WRITING,
     NoReceipt,
@@ -65,8 +67,12 @@ class Parts(Sequence[Part]):
 
 def make_here(work: PartWork, parts: Sequence[Part], *, collect: Collect) -> None:
     """Make parts one after the other in this process; a crash of a library ends it."""
-    for part in parts:
-        collect(part.k, receipt_of(make_part(work, part), part.k))
+    if not parts:
+        return
+    load_work_model(work)  # what it imports is to be limited as well
+    with threadpool_limits(limits=1):  # sums in the order of worker processes
+        for part in parts:
+            collect(part.k, receipt_of(make_part(work, part), part.k))
 
 
 def make_in_workers(
