@@ -11,6 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from pages import _audit, _cohorts, _recordings, _widgets
+from phenokit.batch.run_folder import part_name
 from phenokit.errors import OutputBusy
 from phenokit.jobs import jobs_folder, start_job
 
@@ -51,7 +52,7 @@ def folders() -> dict[str, Folder]:
 
 @st.cache_data(ttl=15, max_entries=8, show_spinner=False)
 def _within(root: Path) -> list[Path]:
-    """A folder and those below it, in order; links, hidden ones and sessions left out."""
+    """A folder and those below it, in order; not links, hidden ones, sessions and scores."""
     found = [root]
     for parent, names, _ in os.walk(root, followlinks=False):
         depth = len(Path(parent).relative_to(root).parts)
@@ -62,6 +63,7 @@ def _within(root: Path) -> list[Path]:
             and not name.startswith(".")
             and not name.lower().endswith(".mefd")
             and not Path(parent, name).is_symlink()
+            and not Path(parent, name, part_name(0)).is_file()
         )
         found += [Path(parent, name) for name in names]
         if len(found) >= MAX_FOLDERS:

@@ -203,12 +203,13 @@ def test_a_title_is_shown_as_text_and_stands_in_no_address_key_or_state(
     assert CANARY not in str(page.session_state)
 
 
-def test_folders_are_listed_without_links_and_hidden_ones(
+def test_folders_are_listed_without_links_hidden_ones_and_scores(
     jobs_app: AppTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     served = tmp_path / "served"
-    for name in ("a/b/c", ".hidden", "night.mefd"):
+    for name in ("a/b/c", ".hidden", "night.mefd", "a/scores"):
         (served / name).mkdir(parents=True)
+    (served / "a" / "scores" / "part-00000.parquet").touch()
     (served / "link").symlink_to("/")
     monkeypatch.setenv("PHENOKIT_RECORDINGS", str(served))
     page = on_page(jobs_app)
