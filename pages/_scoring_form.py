@@ -52,7 +52,7 @@ def folders() -> dict[str, Folder]:
 
 @st.cache_data(ttl=15, max_entries=8, show_spinner=False)
 def _within(root: Path) -> list[Path]:
-    """A folder and those below it, in order; not links, hidden ones, sessions and scores."""
+    """A folder and those below it, in order; no links, hidden ones, sessions or scores."""
     found = [root]
     for parent, names, _ in os.walk(root, followlinks=False):
         depth = len(Path(parent).relative_to(root).parts)
