@@ -15,12 +15,14 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
@@ -32,6 +34,9 @@ FAILED_STARTS = 3
 
 SECONDS_BETWEEN_LOOKS = 0.25
 """How often the marks of the workers are read."""
+
+_STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals that ask a process to stop."""
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
@@ -259,7 +264,7 @@ class _Worker:
             args=(tasks, results, self.place, function, warm_up, memory_limit),
             daemon=True,
         )
-        with _one_thread():
+        with _one_thread(), _undisturbed():
             self.process.start()
         tasks.close()
         results.close()
@@ -330,6 +335,33 @@ def _one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Requests to stop wait: a process that is half started would print what it misses.
+
+    Blocked for the new process, which inherits that; put off in this one, where another
+    thread might take them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # by itself it would let the signals through again
+    asked: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda which, frame: asked.append(which))
+        for number in _STOPS
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if asked:
+            signal.raise_signal(asked[0])
+
+
 def _n_busy(crew: Sequence[_Worker]) -> int:
     return sum(worker.index is not None for worker in crew)
 
@@ -354,6 +386,7 @@ def _work(
     """What a worker process does until nobody sends it anything more."""
     global _place
     _die_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # it was started with them blocked
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who stops us
     if memory_limit is not None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
