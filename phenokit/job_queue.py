@@ -61,13 +61,13 @@ def join_queue(
     with _locked(queue / "gate"):
         live = []
         for ticket in _tickets(queue):
-            if _is_held(ticket):
+            if lock_is_held(ticket):
                 live.append(ticket)
             else:  # its owner died
                 ticket.unlink(missing_ok=True)
         if not live and (slot := _free_slot(queue, n_slots)) is not None:
             return None, slot
-        n_free = sum(not _is_held(_slot(queue, k)) for k in range(n_slots))
+        n_free = sum(not lock_is_held(_slot(queue, k)) for k in range(n_slots))
         if len(live) >= max_waiting + n_free:
             raise OutputBusy(
                 f"{len(live)} jobs are waiting already; wait for one, or cancel one"
@@ -81,7 +81,7 @@ def join_queue(
 
 def waiting_jobs(queue: Path) -> list[str]:
     """Ids of the jobs that wait, the next one first."""
-    return [ticket.name[9:] for ticket in _tickets(queue) if _is_held(ticket)]
+    return [ticket.name[9:] for ticket in _tickets(queue) if lock_is_held(ticket)]
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def _is_first(ticket: Path) -> bool:
     for other in _tickets(ticket.parent):
         if other.name >= ticket.name:
             return True
-        if _is_held(other):
+        if lock_is_held(other):
             return False
     return True
 
@@ -142,7 +142,8 @@ def _slot(queue: Path, k: int) -> Path:
     return queue / f"slot-{k}"
 
 
-def _is_held(path: Path) -> bool:
+def lock_is_held(path: Path) -> bool:
+    """Whether a process holds the lock on this file at this moment."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -37,9 +37,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phenokit.batch.run_folder import lock_is_held
 from phenokit.errors import OutputBusy
-from phenokit.job_queue import WAIT, join_queue, waiting_jobs
+from phenokit.job_queue import WAIT, join_queue, lock_is_held, waiting_jobs
 
 if TYPE_CHECKING:
     import pandas as pd

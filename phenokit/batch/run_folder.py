@@ -311,22 +311,6 @@ def open_run(
             raise
 
 
-def lock_is_held(path: Path) -> bool:
-    """Whether a process holds the lock on this file at this moment."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        # Shared, so that two who look at once do not take each other for an owner.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def part_name(k: int) -> str:
     """File name of part `k`.
 

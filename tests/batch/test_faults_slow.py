@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from phenokit.batch.run_folder import Shard, lock_is_held
+from phenokit.batch.run_folder import Shard
+from phenokit.job_queue import lock_is_held
 
 pytestmark = pytest.mark.slow
 

@@ -14,13 +14,13 @@ import pytest
 from phenokit.batch.run_folder import (
     CRASHED,
     Shard,
-    lock_is_held,
     open_run,
     part_name,
     read_receipt,
     write_part,
 )
 from phenokit.errors import BadInput, OutputBusy
+from phenokit.job_queue import lock_is_held
 
 PLAN = {"seed": 1, "inputs": {"scores": "ab12"}}
 
