@@ -110,11 +110,6 @@ class RunFolder:
         _write_atomically(self.path / name, data)
         self._files[name] = {"bytes": len(data), "sha256": _sha256(data)}
 
-    def keep(self, name: str) -> None:
-        """Count a file of the result that an earlier run of the same plan wrote."""
-        data = (self.path / name).read_bytes()
-        self._files[name] = {"bytes": len(data), "sha256": _sha256(data)}
-
     def write_parquet(self, name: str, table: "pa.Table") -> None:
         """Write a table as Parquet (zstd) whose pages carry checksums."""
         self.write(name, parquet_bytes(table))
@@ -165,7 +160,7 @@ class RunFolder:
     def is_whole(self) -> bool:
         """Whether the run is finished and its files are those that its manifest names.
 
-        Files that were counted before (`add_part`, `keep`) are not read again.
+        Files that were counted before (`add_part`) are not read again.
         """
         if self.manifest is None:
             return False

@@ -84,7 +84,6 @@ def find_records(
     *,
     kind: Kind,
     scratch: Path,
-    root: Path | None = None,
     leave_out: Path | None = None,
 ) -> Iterator[RecordSource]:
     """List the records of a source; no signal is read.
@@ -99,8 +98,6 @@ def find_records(
     scratch
         A folder for what has to be unpacked, made if need be. What was unpacked is
         removed in the end.
-    root
-        Of a manifest: where its paths begin, if not in its own folder.
     leave_out
         A folder that is not looked into, should it lie in `source`: that of the output,
         so that a second run finds what the first one found. It need not be there.
@@ -118,10 +115,8 @@ def find_records(
         that is refused whole.
     """
     with ExitStack() as stack:
-        asked = _Asked(kind, scratch, root, leave_out, stack)
+        asked = _Asked(kind, scratch, leave_out, stack)
         found = _find(Path(source), asked)
-        if root is not None and found.kind != "manifest":
-            raise BadInput("E_PATH", "A root is for a manifest; the source is none.")
         yield found
 
 
@@ -131,7 +126,6 @@ class _Asked:
 
     kind: Kind
     scratch: Path
-    root: Path | None
     leave_out: Path | None
     stack: ExitStack
 
@@ -259,10 +253,7 @@ def _private(scratch: Path) -> Iterator[Path]:
 
 
 def _manifest(path: Path, asked: _Asked) -> "_Listed":
-    root = path.parent if asked.root is None else asked.root
-    if not root.is_dir():
-        raise BadInput("E_MISSING", "There is no folder that is given as root.")
-    return _listed("manifest", read_manifest(path), root, asked.kind)
+    return _listed("manifest", read_manifest(path), path.parent, asked.kind)
 
 
 def _ptbxl(folder: Path) -> "_Listed":
